@@ -1,0 +1,36 @@
+"""The tables of the control plane (SQLAlchemy). They know nothing above them."""
+
+from virtfleet.models.base import Base
+from virtfleet.models.hosts import Address, Host, Network, Zone
+from virtfleet.models.images import Flavor, Image, ImageCopy
+from virtfleet.models.jobs import UNFINISHED, Job, JobDependency, JobEvent, JobLock
+from virtfleet.models.ledger import Audit, Change, Cursor, IdempotencyKey, Lease, Number, Secret
+from virtfleet.models.people import Project, Token, User
+from virtfleet.models.vms import Vm
+
+__all__ = [
+    "UNFINISHED",
+    "Address",
+    "Audit",
+    "Base",
+    "Change",
+    "Cursor",
+    "Flavor",
+    "Host",
+    "IdempotencyKey",
+    "Image",
+    "ImageCopy",
+    "Job",
+    "JobDependency",
+    "JobEvent",
+    "JobLock",
+    "Lease",
+    "Network",
+    "Number",
+    "Project",
+    "Secret",
+    "Token",
+    "User",
+    "Vm",
+    "Zone",
+]
