@@ -1,0 +1,29 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters over the placement library. They only hand values over; each is documented in the YAML file of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_size
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import DEFAULT_POLICY, SchemaError
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.live_hosts import place_machines
+
+
+def place(machines: object, hosts: object, policy: object = DEFAULT_POLICY, **options: Any) -> dict[str, Any]:
+    """Decide where machines go on the hosts that `host_info` describes."""
+    try:
+        return place_machines(machines, hosts, parse_size, policy, **options)
+    except (SchemaError, TypeError) as error:
+        raise AnsibleFilterError(f"virtfleet.core.place: {error}") from error
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"place": place}

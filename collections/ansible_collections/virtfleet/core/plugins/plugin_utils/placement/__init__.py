@@ -1,0 +1,15 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Placement: pure functions over plain data that decide where machines go, and say why.
+
+Nothing here reads a clock, a file or the network; time and randomness are inputs. See `docs/placement.md`.
+"""
+
+from __future__ import annotations
+
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.placing import place
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import DEFAULT_POLICY, NAMED
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION
+
+__all__ = ["DEFAULT_POLICY", "NAMED", "SCHEMA_VERSION", "SchemaError", "place"]

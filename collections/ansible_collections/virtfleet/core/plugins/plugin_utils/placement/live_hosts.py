@@ -1,0 +1,245 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""From what the modules speak to the schema: `host_info` values become hosts, machines as `vm` takes them requests.
+
+Used where no database knows better: the `place` filter decides on what the hosts say at this moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import (
+    SchemaError,
+    list_of,
+    name_of,
+    natural,
+)
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.placing import place
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import DEFAULT_POLICY
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION
+
+ParseSize = Callable[[str], int]
+"""Turns `2GiB` into bytes; raises an exception with a sentence for what it does not understand."""
+
+DEFAULT_POOL = "default"
+
+
+def _size(value: object, path: str, parse_size: ParseSize) -> int:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise SchemaError(path, f"a size with its unit is wanted, such as 512MiB, not {value!r}")
+    if isinstance(value, int):
+        raise SchemaError(path, f"a size needs its unit, such as 512MiB; {value} has none")
+    try:
+        return parse_size(str(value))
+    except Exception as error:
+        raise SchemaError(path, str(error)) from error
+
+
+def _whole(value: object, path: str) -> int:
+    """Return a number that Ansible may have handed over as text."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SchemaError(path, f"a whole number is wanted, not {value!r}")
+    return int(value)
+
+
+def _inside(value: object, key: str) -> Mapping[str, Any]:
+    inner = value.get(key) if isinstance(value, Mapping) else None
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def host_from_info(
+    value: object,
+    path: str,
+    parse_size: ParseSize,
+    *,
+    vcpu_ratio: float,
+    memory_ratio: float,
+    disk_ratio: float,
+) -> dict[str, Any]:
+    """Return a `host_info` value as a host of the schema.
+
+    It may carry, besides what the module returned, `zone`, `rack`, `tags`, `maintenance`, `error`, `vcpu_ratio` and
+    `reserved` (`{vcpus, memory}`, memory as text with a unit). What a pool has promised is the larger of what is really
+    used and its volumes' virtual sizes times `disk_ratio`; inactive pools do not count.
+    """
+    if not isinstance(value, Mapping):
+        raise SchemaError(path, f"a host_info value is wanted, not {value!r}")
+    name = name_of(value.get("name"), f"{path}.name")
+    host: dict[str, Any] = {
+        "name": name,
+        "zone": value.get("zone"),
+        "rack": value.get("rack"),
+        "tags": value.get("tags"),
+        "maintenance": value.get("maintenance"),
+        "live": value.get("live", True),
+        "error": value.get("error"),
+    }
+    if host["live"] is False:
+        return host
+    vcpus, memory, reserved = _inside(value, "vcpus"), _inside(value, "memory"), _inside(value, "reserved")
+    reserved_memory = reserved.get("memory")
+    ratio = value.get("vcpu_ratio")
+    host["vcpus"] = {
+        "total": vcpus.get("total"),
+        "allocated": vcpus.get("allocated"),
+        "reserved": _whole(reserved.get("vcpus") or 0, f"{path}.reserved.vcpus"),
+        "ratio": vcpu_ratio if ratio is None else ratio,
+    }
+    host["memory"] = {
+        "total_bytes": memory.get("total_bytes"),
+        "allocated_bytes": memory.get("allocated_bytes"),
+        "reserved_bytes": _size(reserved_memory, f"{path}.reserved.memory", parse_size) if reserved_memory else 0,
+        "ratio": memory_ratio,
+    }
+    pools = {}
+    for pool, where in list_of(value.get("pools") or [], f"{path}.pools"):
+        if not isinstance(pool, Mapping):
+            raise SchemaError(where, f"a mapping is wanted, not {pool!r}")
+        if pool.get("active", True):
+            promised = int((pool.get("provisioned_bytes") or 0) * disk_ratio)
+            pools[name_of(pool.get("name"), f"{where}.name")] = {
+                "total_bytes": pool.get("capacity_bytes"),
+                "allocated_bytes": max(pool.get("allocation_bytes") or 0, promised),
+                "ratio": disk_ratio,
+                "shared": bool(pool.get("shared")),
+            }
+    host["pools"] = pools
+    host["load"] = {"cpu_percent": _inside(value, "load").get("cpu_percent")}
+    return host
+
+
+def request_from_machine(value: object, path: str, parse_size: ParseSize) -> dict[str, Any]:
+    """Return a machine as module `vm` takes it (with `host`, `zone`, `exclude`, `group` beside) as a request.
+
+    A disk without a size takes no room that is known: it is an existing volume, or as large as its image.
+    """
+    if not isinstance(value, Mapping):
+        raise SchemaError(path, f"a machine is a mapping, not {value!r}")
+    disks = []
+    for disk, where in list_of(value.get("disks") or [], f"{path}.disks"):
+        if not isinstance(disk, Mapping):
+            raise SchemaError(where, f"a disk is a mapping, not {disk!r}")
+        size = disk.get("size")
+        if size is not None:
+            disks.append(
+                {
+                    "pool": disk.get("pool") or DEFAULT_POOL,
+                    "size_bytes": _size(size, f"{where}.size", parse_size),
+                    "overlay": bool(disk.get("image")),
+                }
+            )
+    return {
+        "id": name_of(value.get("name"), f"{path}.name"),
+        "vcpus": _whole(value.get("vcpus", 1), f"{path}.vcpus"),
+        "memory_bytes": _size(value.get("memory"), f"{path}.memory", parse_size),
+        "disks": disks,
+        "zone": value.get("zone"),
+        "host": value.get("host"),
+        "exclude": value.get("exclude"),
+        "group": value.get("group"),
+    }
+
+
+def _homes(machine: Mapping[str, Any], hosts: list[tuple[Any, str]]) -> list[str]:
+    """Return the names of the hosts on which a machine exists already: by UUID, or by name where none is given."""
+    wanted = str(machine.get("uuid") or "").lower()
+    homes = []
+    for info, _path in hosts:
+        for other in (info.get("machines") if isinstance(info, Mapping) else None) or []:
+            uuid = str(other.get("uuid") or "").lower()
+            same = wanted == uuid if wanted and uuid else machine.get("name") == other.get("name")
+            if same:
+                homes.append(str(info["name"]))
+                break
+    return homes
+
+
+def place_machines(
+    machines: object,
+    host_infos: object,
+    parse_size: ParseSize,
+    policy: object = DEFAULT_POLICY,
+    *,
+    vcpu_ratio: float = 8.0,
+    memory_ratio: float = 1.0,
+    disk_ratio: float = 1.0,
+    cursor: str | None = None,
+    groups: object = None,
+    all_or_nothing: bool = False,
+    explain: bool = True,
+) -> dict[str, Any]:
+    """Decide where machines go on hosts as `host_info` shows them: the decision of `place`, and `by_host`.
+
+    A machine that exists already stays where it is and is not charged again, so that a second run changes nothing; one
+    that is pinned to another host than the one it stands on is not placed. Raises SchemaError.
+    """
+    hosts = list_of(host_infos, "hosts")
+    state = {
+        "schema_version": SCHEMA_VERSION,
+        "cursor": cursor,
+        "groups": groups or [],
+        "hosts": [
+            host_from_info(
+                info,
+                path,
+                parse_size,
+                vcpu_ratio=vcpu_ratio,
+                memory_ratio=memory_ratio,
+                disk_ratio=disk_ratio,
+            )
+            for info, path in hosts
+        ],
+    }
+    requests: list[dict[str, Any]] = []
+    staying: list[dict[str, Any]] = []
+    astray: list[dict[str, Any]] = []
+    names: set[str] = set()
+    for machine, path in list_of(machines, "machines"):
+        request = request_from_machine(machine, path, parse_size)
+        name = request["id"]
+        if name in names:
+            raise SchemaError(f"{path}.name", f"{name!r} was given before")
+        names.add(name)
+        homes, pin = _homes(machine, hosts), request["host"]
+        if not homes:
+            requests.append(request)
+        elif pin is None or pin in homes:
+            home = pin if pin is not None else homes[0]
+            staying.append(_standing(name, home, f"{name} stays on {home}: it exists there already"))
+        else:
+            text = f"{name} is pinned to {pin} but exists already on {homes[0]}; migrate it or pin it there"
+            astray.append(_standing(name, None, text))
+    decision = place(state, requests, policy, explain=explain, all_or_nothing=all_or_nothing)
+    if staying or astray:
+        decision = _with_known(decision, staying, astray)
+    by_host: dict[str, list[str]] = {}
+    for placement in decision["placements"]:
+        by_host.setdefault(placement["host"], []).append(placement["request"])
+    return {**decision, "by_host": by_host}
+
+
+def _standing(name: str, host: str | None, text: str) -> dict[str, Any]:
+    why: dict[str, Any] = {"chosen": host, "text": text, "ranked": [], "rejected": [], "refusals": []}
+    if host is None:
+        return {"request": name, "explanation": why}
+    return {"request": name, "host": host, "numa": [], "explanation": why}
+
+
+def _with_known(
+    decision: dict[str, Any], staying: list[dict[str, Any]], astray: list[dict[str, Any]]
+) -> dict[str, Any]:
+    parts = [] if decision["placements"] == [] and decision["unplaced"] == [] else [decision["summary"]]
+    if staying:
+        parts.append(f"{len(staying)} already there")
+    parts.extend(each["explanation"]["text"] for each in astray)
+    return {
+        **decision,
+        "fits": decision["fits"] and not astray,
+        "placements": sorted([*decision["placements"], *staying], key=lambda each: natural(each["request"])),
+        "unplaced": sorted([*decision["unplaced"], *astray], key=lambda each: natural(each["request"])),
+        "summary": "; ".join(parts),
+    }

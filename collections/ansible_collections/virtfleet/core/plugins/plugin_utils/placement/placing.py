@@ -1,0 +1,210 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Placing a batch of machines: every algorithm works on a `Batch`, which claims what it places and explains it.
+
+A new algorithm is one registered function: it gets the batch, goes through `batch.requests`, asks `batch.ranking` which
+hosts fit, and calls `batch.put(request, host)` or `batch.refuse(request)`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError, natural
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.explain import (
+    counted,
+    explanation,
+    rejected_hosts,
+)
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.fleet import Claim, Fleet
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import (
+    DEFAULT_POLICY,
+    Policy,
+    read_policy,
+)
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.ranking import Ranking
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import (
+    SCHEMA_VERSION,
+    Request,
+    State,
+    read_requests,
+    read_state,
+)
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import Scorer, turn
+
+Algorithm = Callable[["Batch"], None]
+
+ALGORITHMS: dict[str, Algorithm] = {}
+
+
+def algorithm(name: str) -> Callable[[Algorithm], Algorithm]:
+    """Register a way of working off a batch under a name that a policy's `algorithm` may give."""
+
+    def register(function: Algorithm) -> Algorithm:
+        ALGORITHMS[name] = function
+        return function
+
+    return register
+
+
+class Batch:
+    """Machines on their way to hosts: the fleet with what was claimed so far, and what became of each request."""
+
+    def __init__(self, state: State, requests: tuple[Request, ...], policy: Policy, *, explain: bool) -> None:
+        self.state = state
+        self.policy = policy
+        self.fleet = Fleet(state)
+        self.ranking = Ranking(self.fleet, policy)
+        self.requests = ordered(requests, policy.order, self.fleet)
+        self.cursor = state.cursor
+        self.placed: dict[str, int] = {}
+        self.claims: dict[str, Claim] = {}
+        self.explanations: dict[str, dict[str, Any]] = {}
+        self._explain = explain
+
+    def score_by(self, *scorers: tuple[str, float, Scorer]) -> None:
+        """Rank by the algorithm's own scorers, (name, weight, scorer), instead of those that the policy names."""
+        self.ranking = Ranking(self.fleet, self.policy, scorers)
+
+    def put(self, request: Request, number: int) -> None:
+        """Place a machine on a host that fits: explain, then claim."""
+        if self._explain:
+            ranked = self.ranking.ranked(request)
+            rejected = rejected_hosts(self.fleet, request, self.ranking, {each.number for each in ranked})
+            self.explanations[request.id] = explanation(self.fleet, request, ranked, rejected, number)
+        self.claims[request.id] = self.fleet.claim(number, request)
+        self.placed[request.id] = number
+
+    def refuse(self, request: Request) -> None:
+        """Leave a machine unplaced, with every host's reasons. That is never left out: somebody has to act on it."""
+        rejected = rejected_hosts(self.fleet, request, self.ranking, set())
+        self.explanations[request.id] = explanation(self.fleet, request, [], rejected, None)
+
+
+def ordered(requests: tuple[Request, ...], order: str, fleet: Fleet) -> list[Request]:
+    """Return the requests in the order in which they are placed.
+
+    `name` is by id, `decreasing` by the share of the whole fleet that a request wants, largest first; in both, pinned
+    machines go first, because nothing else can give way for them. The order of the input does not matter, except in
+    `given`.
+    """
+    if order == "given":
+        return list(requests)
+    if order == "name":
+        return sorted(requests, key=lambda request: (request.host is None, natural(request.id)))
+    vcpus, memory = max(1, sum(fleet.vcpus_usable)), max(1, sum(fleet.memory_usable))
+
+    def size(request: Request) -> float:
+        return request.vcpus / vcpus + request.memory_bytes / memory
+
+    return sorted(requests, key=lambda request: (request.host is None, -size(request), natural(request.id)))
+
+
+@algorithm("best")
+def best(batch: Batch) -> None:
+    """Give each machine, one after the other, the host with the best score."""
+    for request in batch.requests:
+        number = batch.ranking.best(request)
+        if number is None:
+            batch.refuse(request)
+        else:
+            batch.put(request, number)
+
+
+@algorithm("round_robin")
+def round_robin(batch: Batch) -> None:
+    """Give each machine the next host after the last one used (S5.5), at most once around: it always ends."""
+    fleet = batch.fleet
+    names = [natural(host.name) for host in fleet.hosts]
+    # The host may be gone since: then it goes on with the one that came after it.
+    at = -1 if batch.cursor is None else bisect.bisect_right(names, natural(batch.cursor)) - 1
+    for request in batch.requests:
+        batch.score_by(("turn", 1.0, turn(at)))
+        number = batch.ranking.best(request)
+        if number is None:
+            batch.refuse(request)
+            continue
+        batch.put(request, number)
+        at = number
+        batch.cursor = fleet.hosts[number].name
+
+
+def place(
+    state: object,
+    requests: object,
+    policy: object = DEFAULT_POLICY,
+    *,
+    explain: bool = False,
+    all_or_nothing: bool = False,
+) -> dict[str, Any]:
+    """Decide which host each requested machine goes to. Plain dicts in and out, see `docs/placement.md`.
+
+    Every machine placed is claimed before the next is looked at, so a batch that fits is a real packing. With `explain`
+    the placed ones carry the ranked and the refused hosts too; the unplaced always do. With `all_or_nothing`, one
+    machine that does not fit leaves all unplaced. Raises SchemaError naming the field that is wrong.
+    """
+    snapshot = read_state(state)
+    wanted = read_requests(requests, snapshot)
+    rules = read_policy(policy)
+    work = ALGORITHMS.get(rules.algorithm)
+    if work is None:
+        problem = f"there is no algorithm {rules.algorithm!r}; the algorithms are {', '.join(sorted(ALGORITHMS))}"
+        raise SchemaError("policy.algorithm", problem)
+    batch = Batch(snapshot, wanted, rules, explain=explain)
+    work(batch)
+    return _decision(batch, all_or_nothing=all_or_nothing)
+
+
+def _decision(batch: Batch, *, all_or_nothing: bool) -> dict[str, Any]:
+    fleet = batch.fleet
+    missing = [request for request in batch.requests if request.id not in batch.placed]
+    fits = not missing
+    kept = fits or not all_or_nothing
+    placements = []
+    unplaced = []
+    for request in sorted(batch.requests, key=lambda each: natural(each.id)):
+        number = batch.placed.get(request.id)
+        why = batch.explanations.get(request.id)
+        if number is None:
+            unplaced.append({"request": request.id, "explanation": why})
+        elif kept:
+            host = fleet.hosts[number].name
+            if why is None:
+                why = {
+                    "chosen": host,
+                    "text": f"{request.id} on {host} by {batch.policy.name}",
+                    "ranked": [],
+                    "rejected": [],
+                    "refusals": [],
+                }
+            numa = batch.claims[request.id].numa
+            placements.append({"request": request.id, "host": host, "numa": list(numa), "explanation": why})
+        else:
+            text = f"{request.id} would fit on {fleet.hosts[number].name}, but the batch is all or nothing"
+            why = {**(why or {"ranked": [], "rejected": [], "refusals": []}), "chosen": None, "text": text}
+            unplaced.append({"request": request.id, "explanation": why})
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "policy": batch.policy.name,
+        "policy_version": batch.policy.version,
+        "generation": batch.state.generation,
+        "fits": fits,
+        "cursor": batch.cursor if kept else batch.state.cursor,
+        "placements": placements,
+        "unplaced": unplaced,
+        "summary": _summary(batch, missing, kept=kept),
+    }
+
+
+def _summary(batch: Batch, missing: list[Request], *, kept: bool) -> str:
+    total = counted(len(batch.requests), "machine")
+    hosts = len(set(batch.placed.values()))
+    if not missing:
+        return f"{total} placed on {counted(hosts, 'host')} by {batch.policy.name}"
+    reason = batch.explanations[missing[0].id]["text"]
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    if not kept:
+        return f"none of {total} placed, all or nothing: {reason}{more}"
+    return f"{len(batch.placed)} of {total} placed on {counted(hosts, 'host')} by {batch.policy.name}: {reason}{more}"

@@ -1,0 +1,181 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Ranking the hosts that can take a machine, and finding the best one fast.
+
+Scores of one shape of request stay what they are until a host changes, so they are kept in a heap per shape and only
+the hosts that changed since are judged again.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.fleet import Fleet
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import Policy
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import Group, Request
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import SCORERS, Scorer
+
+REBUILD_SHARE = 8
+"""When more than one in so many hosts changed, judging all again is quicker than mending the heap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A host that can take the machine, with its score and what each term contributes to it."""
+
+    number: int
+    score: float
+    terms: tuple[tuple[str, float], ...]
+
+
+@dataclass(slots=True)
+class _Shape:
+    """The scores of one shape of request: a heap of (-score, host), valid up to a position in the fleet's log."""
+
+    seen: int = 0
+    heap: list[tuple[float, int]] | None = None
+    score: dict[int, float] = field(default_factory=dict)
+
+
+class Ranking:
+    """The hosts in the order in which a policy prefers them for a request."""
+
+    def __init__(
+        self, fleet: Fleet, policy: Policy, scorers: Sequence[tuple[str, float, Scorer]] | None = None
+    ) -> None:
+        self.fleet = fleet
+        self.policy = policy
+        self._own = scorers is not None
+        self._scorers: list[tuple[str, float, Scorer]] = (
+            list(scorers) if scorers is not None else [(name, weight, SCORERS[name]) for name, weight in policy.weights]
+        )
+        self._shapes: dict[tuple[object, ...], _Shape] = {}
+
+    def fitting(self, request: Request, among: list[int] | None = None) -> list[int]:
+        """Return the hosts that can take the machine under the hard rules and the policy's own filters."""
+        fleet = self.fleet
+        room = fleet.with_room(request, fleet.eligible(request) if among is None else among)
+        for extra in self.policy.extra:
+            room = [number for number in room if extra(fleet, request, number) is None]
+        return room
+
+    def _soft_group(self, request: Request) -> Group | None:
+        group = self.fleet.groups[request.group] if request.group is not None else None
+        return group if group is not None and not group.hard else None
+
+    def contributions(self, request: Request, among: list[int]) -> list[tuple[str, list[float]]]:
+        """Return what each term adds to each host's score."""
+        terms = [
+            (name, [weight * value for value in scorer(self.fleet, request, among)])
+            for name, weight, scorer in self._scorers
+        ]
+        group = self._soft_group(request)
+        if group is not None:
+            weight = self.policy.soft_weight
+            terms.append((f"group:{group.rule}", [weight * self._soft(group, number) for number in among]))
+        return terms
+
+    def _soft(self, group: Group, number: int) -> float:
+        places = self.fleet.members[group.name]
+        have = places.get(self.fleet.place_of(number, group.scope), 0)
+        total = sum(places.values())
+        if group.rule == "affinity":
+            return have / total if total else 1.0
+        return 1.0 / (1 + max(0, have - group.most + 1))
+
+    def scores(self, request: Request, among: list[int]) -> list[float]:
+        """Return the score of each of the hosts: its terms' contributions, added in their order."""
+        if not self._own and len(self._scorers) == 2 and self._soft_group(request) is None:
+            # The usual case, written out: two terms.
+            (_a, weight_a, scorer_a), (_b, weight_b, scorer_b) = self._scorers
+            first, second = scorer_a(self.fleet, request, among), scorer_b(self.fleet, request, among)
+            return [weight_a * a + weight_b * b for a, b in zip(first, second, strict=True)]
+        total = [0.0] * len(among)
+        for _name, values in self.contributions(request, among):
+            total = [a + b for a, b in zip(total, values, strict=True)]
+        return total
+
+    def ranked(self, request: Request) -> list[Ranked]:
+        """Return every host that can take the machine, best first; equal scores in the order of names."""
+        among = self.fitting(request)
+        terms = self.contributions(request, among)
+        scores = self.scores(request, among)
+        ranked = [
+            Ranked(number, scores[at], tuple((name, values[at]) for name, values in terms))
+            for at, number in enumerate(among)
+        ]
+        ranked.sort(key=lambda each: (-each.score, each.number))
+        return ranked
+
+    def best(self, request: Request) -> int | None:
+        """Return the best host, or None when none fits; with `choose`, a seeded one among the best."""
+        if self.policy.among > 1:
+            ranked = self.ranked(request)[: self.policy.among]
+            # Not for secrets: the same seed and request must always make the same choice.
+            return Random(f"{self.policy.seed}:{request.id}").choice(ranked).number if ranked else None  # noqa: S311
+        if self._own or self.policy.extra or request.group is not None or request.numa_nodes:
+            return self._best_of_all(request)
+        shape = self._shape(request)
+        if shape.heap is None:
+            # The first of its shape: no heap yet, many shapes are seen only once.
+            shape.heap = []
+            shape.seen = -1
+            return self._best_of_all(request)
+        self._mend(shape, request)
+        heap = shape.heap
+        while heap:
+            score, number = heap[0]
+            if shape.score.get(number) == score:
+                return number
+            heapq.heappop(heap)
+        return None
+
+    def _best_of_all(self, request: Request) -> int | None:
+        among = self.fitting(request)
+        if not among:
+            return None
+        scores = self.scores(request, among)
+        # The first of equals, which is the first by name.
+        return among[scores.index(max(scores))]
+
+    def _shape(self, request: Request) -> _Shape:
+        key = (
+            request.vcpus,
+            request.memory_bytes,
+            request.disks,
+            request.zone,
+            request.host,
+            request.exclude,
+            request.tags,
+            request.load,
+        )
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = _Shape()
+        return shape
+
+    def _mend(self, shape: _Shape, request: Request) -> None:
+        log = self.fleet.changed
+        behind = len(log) - shape.seen
+        if shape.seen < 0 or behind * REBUILD_SHARE > len(self.fleet.hosts) + REBUILD_SHARE:
+            among = self.fitting(request)
+            scores = self.scores(request, among)
+            shape.score = {number: -score for number, score in zip(among, scores, strict=True)}
+            shape.heap = [(score, number) for number, score in shape.score.items()]
+            heapq.heapify(shape.heap)
+        elif behind:
+            heap = shape.heap
+            assert heap is not None
+            touched = set(log[shape.seen :])
+            for number in touched:
+                shape.score.pop(number, None)
+            eligible = self.fleet.eligible(request)
+            candidates = sorted(touched if eligible is self.fleet.everyone else touched.intersection(eligible))
+            among = self.fitting(request, candidates)
+            for number, score in zip(among, self.scores(request, among), strict=True):
+                shape.score[number] = -score
+                heapq.heappush(heap, (-score, number))
+        shape.seen = len(log)

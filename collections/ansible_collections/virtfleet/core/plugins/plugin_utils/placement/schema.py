@@ -1,0 +1,458 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The schema of placement's input, version 1: plain data at the door, frozen dataclasses inside.
+
+Sizes are bytes, loads are percent, ratios are plain numbers. A version only grows: a new field is optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import (
+    LARGEST_POOL,
+    Door,
+    SchemaError,
+    list_of,
+    natural,
+    unique,
+)
+
+SCHEMA_VERSION = 1
+
+NUMA_NODES_MOST = 64
+RULES = ("affinity", "anti-affinity")
+SCOPES = ("host", "rack", "zone")
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk of a machine. An overlay counts with its virtual size times the pool's ratio, any other in full."""
+
+    pool: str
+    size_bytes: int
+    overlay: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A storage pool as one host sees it. A shared pool of one name is the same pool on every host."""
+
+    total_bytes: int
+    allocated_bytes: int = 0
+    ratio: float = 1.0
+    shared: bool = False
+
+    def charge(self, disk: Disk) -> int:
+        """Return the bytes that a disk takes from the pool: virtual size * ratio for an overlay."""
+        return int(disk.size_bytes * self.ratio) if disk.overlay else disk.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What was measured on a host, in percent; None is unknown, never zero."""
+
+    cpu_percent: float | None = None
+    io_percent: float | None = None
+    memory_percent: float | None = None
+    disk_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NumaNode:
+    """One NUMA node of a host: vCPUs and memory that machines bound to it share."""
+
+    vcpus_total: int
+    memory_total_bytes: int
+    vcpus_allocated: int = 0
+    memory_allocated_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A hypervisor. `allocated` counts all its machines, those listed in the state among them."""
+
+    name: str
+    vcpus_total: int
+    memory_total_bytes: int
+    zone: str | None = None
+    rack: str | None = None
+    live: bool = True
+    error: str | None = None
+    maintenance: bool = False
+    tags: frozenset[str] = frozenset()
+    vcpus_allocated: int = 0
+    vcpus_reserved: int = 0
+    vcpus_ratio: float = 1.0
+    memory_allocated_bytes: int = 0
+    memory_reserved_bytes: int = 0
+    memory_ratio: float = 1.0
+    pools: Mapping[str, Pool] = field(default_factory=dict)
+    load: Load = field(default_factory=Load)
+    numa: tuple[NumaNode, ...] = ()
+
+    @property
+    def vcpus_usable(self) -> int:
+        """vCPUs that machines may be promised: total * ratio - reserved."""
+        return max(0, int(self.vcpus_total * self.vcpus_ratio + 1e-9) - self.vcpus_reserved)
+
+    @property
+    def memory_usable_bytes(self) -> int:
+        """Memory that machines may be promised: total * ratio - reserved."""
+        return max(0, int(self.memory_total_bytes * self.memory_ratio + 1e-9) - self.memory_reserved_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A machine that stands on a host; only machines listed here can be moved by a plan."""
+
+    id: str
+    host: str
+    vcpus: int
+    memory_bytes: int
+    disks: tuple[Disk, ...] = ()
+    zone: str | None = None
+    group: str | None = None
+    tags: frozenset[str] = frozenset()
+    exclude: frozenset[str] = frozenset()
+    numa: tuple[int, ...] = ()
+    movable: bool = True
+    moved_seconds_ago: float | None = None
+    load_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A machine that is to be placed. `host` pins it, `tags` are tags the host must have."""
+
+    id: str
+    vcpus: int
+    memory_bytes: int
+    disks: tuple[Disk, ...] = ()
+    zone: str | None = None
+    host: str | None = None
+    exclude: frozenset[str] = frozenset()
+    group: str | None = None
+    domain: int | None = None
+    tags: frozenset[str] = frozenset()
+    numa_nodes: int = 0
+    load: Load = field(default_factory=Load)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A rule over machines that name it.
+
+    `affinity` keeps them in one place of `scope` (host, rack, zone), `anti-affinity` puts at most `most` of them in one
+    place. A soft rule is only preferred. `domains` > 0 spreads the group over that many fault domains (racks), evenly.
+    """
+
+    name: str
+    rule: str
+    scope: str = "host"
+    hard: bool = True
+    most: int = 1
+    domains: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The fleet as one moment saw it. Hosts and machines are sorted by name, whatever order they came in."""
+
+    hosts: tuple[Host, ...]
+    vms: tuple[Vm, ...] = ()
+    groups: tuple[Group, ...] = ()
+    generation: int | str | None = None
+    cursor: str | None = None
+
+
+def _version(door: Door) -> None:
+    version = door.raw("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        problem = f"this library reads schema version {SCHEMA_VERSION}, not {version!r}"
+        raise door.fail("schema_version", problem)
+
+
+def _disk(value: object, path: str) -> Disk:
+    door = Door(value, path)
+    disk = Disk(
+        pool=door.text("pool"),
+        size_bytes=door.integer("size_bytes", most=LARGEST_POOL, unit="bytes"),
+        overlay=door.truth("overlay", True),
+    )
+    door.done()
+    return disk
+
+
+def _pool(value: object, path: str) -> Pool:
+    door = Door(value, path)
+    pool = Pool(
+        total_bytes=door.integer("total_bytes", most=LARGEST_POOL, unit="bytes"),
+        allocated_bytes=door.integer("allocated_bytes", 0, most=LARGEST_POOL, unit="bytes"),
+        ratio=door.number("ratio", 1.0, least=0.0, most=1000.0),
+        shared=door.truth("shared", False),
+    )
+    door.done()
+    return pool
+
+
+def _load(door: Door) -> Load:
+    load = Load(
+        cpu_percent=door.number_or_none("cpu_percent"),
+        io_percent=door.number_or_none("io_percent"),
+        memory_percent=door.number_or_none("memory_percent"),
+        disk_percent=door.number_or_none("disk_percent"),
+    )
+    door.done()
+    return load
+
+
+def _numa(value: object, path: str) -> NumaNode:
+    door = Door(value, path)
+    node = NumaNode(
+        vcpus_total=door.integer("vcpus_total", unit="vCPUs"),
+        memory_total_bytes=door.integer("memory_total_bytes", unit="bytes"),
+        vcpus_allocated=door.integer("vcpus_allocated", 0, unit="vCPUs"),
+        memory_allocated_bytes=door.integer("memory_allocated_bytes", 0, unit="bytes"),
+    )
+    door.done()
+    return node
+
+
+def read_host(value: object, path: str = "host") -> Host:
+    """Read one host. Raises SchemaError. A host that is not live needs only its name."""
+    door = Door(value, path)
+    live = door.truth("live", True)
+    vcpus, memory = door.door("vcpus"), door.door("memory")
+    none_needed = None if live else 0
+    host = Host(
+        name=door.text("name"),
+        zone=door.text_or_none("zone"),
+        rack=door.text_or_none("rack"),
+        live=live,
+        error=door.sentence_or_none("error"),
+        maintenance=door.truth("maintenance", False),
+        tags=frozenset(door.texts("tags")),
+        vcpus_total=vcpus.integer("total", none_needed, unit="vCPUs"),
+        vcpus_allocated=vcpus.integer("allocated", 0, unit="vCPUs"),
+        vcpus_reserved=vcpus.integer("reserved", 0, unit="vCPUs"),
+        vcpus_ratio=vcpus.number("ratio", 1.0, most=1000.0),
+        memory_total_bytes=memory.integer("total_bytes", none_needed, unit="bytes"),
+        memory_allocated_bytes=memory.integer("allocated_bytes", 0, unit="bytes"),
+        memory_reserved_bytes=memory.integer("reserved_bytes", 0, unit="bytes"),
+        memory_ratio=memory.number("ratio", 1.0, most=1000.0),
+        pools={name: _pool(pool, where) for name, pool, where in door.entries("pools")},
+        load=_load(door.door("load")),
+        numa=tuple(_numa(node, where) for node, where in door.items("numa")),
+    )
+    for inner in (vcpus, memory, door):
+        inner.done()
+    return host
+
+
+def read_vm(value: object, path: str = "vm") -> Vm:
+    """Read one machine that stands on a host. Raises SchemaError."""
+    door = Door(value, path)
+    vm = Vm(
+        id=door.text("id"),
+        host=door.text("host"),
+        vcpus=door.integer("vcpus", unit="vCPUs"),
+        memory_bytes=door.integer("memory_bytes", unit="bytes"),
+        disks=tuple(_disk(disk, where) for disk, where in door.items("disks")),
+        zone=door.text_or_none("zone"),
+        group=door.text_or_none("group"),
+        tags=frozenset(door.texts("tags")),
+        exclude=frozenset(door.texts("exclude")),
+        numa=_numa_indices(door),
+        movable=door.truth("movable", True),
+        moved_seconds_ago=door.number_or_none("moved_seconds_ago", most=1e12),
+        load_percent=door.number_or_none("load_percent"),
+    )
+    door.done()
+    return vm
+
+
+def _numa_indices(door: Door) -> tuple[int, ...]:
+    indices: list[int] = []
+    for value, path in door.items("numa"):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < NUMA_NODES_MOST:
+            raise SchemaError(path, f"the number of a NUMA node is wanted, not {value!r}")
+        indices.append(value)
+    return tuple(indices)
+
+
+def read_group(value: object, path: str = "group") -> Group:
+    """Read one group. Raises SchemaError."""
+    door = Door(value, path)
+    group = Group(
+        name=door.text("name"),
+        rule=door.choice("rule", RULES, "anti-affinity"),
+        scope=door.choice("scope", SCOPES, "host"),
+        hard=door.truth("hard", True),
+        most=door.integer("most", 1, least=1),
+        domains=door.integer("domains", 0),
+    )
+    door.done()
+    return group
+
+
+def read_state(value: object) -> State:
+    """Read a state. Raises SchemaError naming the field's path."""
+    if isinstance(value, State):
+        return value
+    door = Door(value, "")
+    _version(door)
+    generation = door.raw("generation")
+    if generation is not None and (isinstance(generation, bool) or not isinstance(generation, (int, str))):
+        raise door.fail("generation", f"a number or a text is wanted, not {generation!r}")
+    hosts = unique(((read_host(host, path), path) for host, path in door.items("hosts")), lambda h: h.name, "name")
+    vms = unique(((read_vm(vm, path), path) for vm, path in door.items("vms")), lambda vm: vm.id, "id")
+    groups = unique(((read_group(g, path), path) for g, path in door.items("groups")), lambda g: g.name, "name")
+    names = {host.name for host in hosts}
+    known_groups = {group.name for group in groups}
+    for number, vm in enumerate(vms):
+        if vm.host not in names:
+            raise SchemaError(f"vms[{number}].host", f"there is no host {vm.host!r}")
+        if vm.group is not None and vm.group not in known_groups:
+            raise SchemaError(f"vms[{number}].group", f"there is no group {vm.group!r}")
+    state = State(
+        hosts=tuple(sorted(hosts, key=lambda host: natural(host.name))),
+        vms=tuple(sorted(vms, key=lambda vm: natural(vm.id))),
+        groups=tuple(sorted(groups, key=lambda group: natural(group.name))),
+        generation=generation,
+        cursor=door.text_or_none("cursor"),
+    )
+    door.done()
+    return state
+
+
+def read_request(value: object, path: str = "request") -> Request:
+    """Read one request. Raises SchemaError."""
+    if isinstance(value, Request):
+        return value
+    door = Door(value, path)
+    request = Request(
+        id=door.text("id"),
+        vcpus=door.integer("vcpus", least=1, unit="vCPUs"),
+        memory_bytes=door.integer("memory_bytes", least=1, unit="bytes"),
+        disks=tuple(_disk(disk, where) for disk, where in door.items("disks")),
+        zone=door.text_or_none("zone"),
+        host=door.text_or_none("host"),
+        exclude=frozenset(door.texts("exclude")),
+        group=door.text_or_none("group"),
+        domain=door.integer("domain") if door.has("domain") else None,
+        tags=frozenset(door.texts("tags")),
+        numa_nodes=door.integer("numa_nodes", 0, most=NUMA_NODES_MOST),
+        load=_load(door.door("load")),
+    )
+    door.done()
+    return request
+
+
+def read_requests(value: object, state: State) -> tuple[Request, ...]:
+    """Read the requests of one batch. Raises SchemaError; a group that the state does not know is one."""
+    requests = unique(
+        ((read_request(request, path), path) for request, path in list_of(value, "requests")), lambda r: r.id, "id"
+    )
+    known = {group.name for group in state.groups}
+    for number, request in enumerate(requests):
+        if request.group is not None and request.group not in known:
+            raise SchemaError(f"requests[{number}].group", f"there is no group {request.group!r}")
+    return requests
+
+
+def plain_host(host: Host) -> dict[str, Any]:
+    """Return a host as the schema writes it."""
+    return {
+        "name": host.name,
+        "zone": host.zone,
+        "rack": host.rack,
+        "live": host.live,
+        "error": host.error,
+        "maintenance": host.maintenance,
+        "tags": sorted(host.tags),
+        "vcpus": {
+            "total": host.vcpus_total,
+            "allocated": host.vcpus_allocated,
+            "reserved": host.vcpus_reserved,
+            "ratio": host.vcpus_ratio,
+        },
+        "memory": {
+            "total_bytes": host.memory_total_bytes,
+            "allocated_bytes": host.memory_allocated_bytes,
+            "reserved_bytes": host.memory_reserved_bytes,
+            "ratio": host.memory_ratio,
+        },
+        "pools": {
+            name: {
+                "total_bytes": pool.total_bytes,
+                "allocated_bytes": pool.allocated_bytes,
+                "ratio": pool.ratio,
+                "shared": pool.shared,
+            }
+            for name, pool in sorted(host.pools.items())
+        },
+        "load": {
+            "cpu_percent": host.load.cpu_percent,
+            "io_percent": host.load.io_percent,
+            "memory_percent": host.load.memory_percent,
+            "disk_percent": host.load.disk_percent,
+        },
+        "numa": [
+            {
+                "vcpus_total": node.vcpus_total,
+                "memory_total_bytes": node.memory_total_bytes,
+                "vcpus_allocated": node.vcpus_allocated,
+                "memory_allocated_bytes": node.memory_allocated_bytes,
+            }
+            for node in host.numa
+        ],
+    }
+
+
+def plain_disk(disk: Disk) -> dict[str, Any]:
+    """Return a disk as the schema writes it."""
+    return {"pool": disk.pool, "size_bytes": disk.size_bytes, "overlay": disk.overlay}
+
+
+def plain_vm(vm: Vm) -> dict[str, Any]:
+    """Return a machine as the schema writes it."""
+    return {
+        "id": vm.id,
+        "host": vm.host,
+        "vcpus": vm.vcpus,
+        "memory_bytes": vm.memory_bytes,
+        "disks": [plain_disk(disk) for disk in vm.disks],
+        "zone": vm.zone,
+        "group": vm.group,
+        "tags": sorted(vm.tags),
+        "exclude": sorted(vm.exclude),
+        "numa": list(vm.numa),
+        "movable": vm.movable,
+        "moved_seconds_ago": vm.moved_seconds_ago,
+        "load_percent": vm.load_percent,
+    }
+
+
+def plain_state(state: State) -> dict[str, Any]:
+    """Return a state as the schema writes it; `read_state` reads it back to an equal one."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "generation": state.generation,
+        "cursor": state.cursor,
+        "hosts": [plain_host(host) for host in state.hosts],
+        "vms": [plain_vm(vm) for vm in state.vms],
+        "groups": [
+            {
+                "name": group.name,
+                "rule": group.rule,
+                "scope": group.scope,
+                "hard": group.hard,
+                "most": group.most,
+                "domains": group.domains,
+            }
+            for group in state.groups
+        ],
+    }
