@@ -28,6 +28,8 @@ LABELS = {
     "anti_affinity": "anti-affinity",
     "fault_domain": "fault domains",
     "over_threshold": "over the threshold",
+    "level_full": "level full",
+    "requirement": "requirement not fulfilled",
 }
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.expressions import Expression
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.fleet import Fleet
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import Group, Request
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import FULL, LEVELS, level_of, loads
 
 KIB = 1024
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -158,6 +160,32 @@ def cpu_percent(fleet: Fleet, number: int) -> float:
         return measured
     usable = fleet.vcpus_usable[number]
     return 100.0 * (usable - fleet.vcpus_free[number]) / usable if usable else 100.0
+
+
+def full_filter() -> ExtraFilter:
+    """Refuse hosts that are at level Full already, over 95 % of anything (S2.9: no more requests)."""
+
+    def refuse(fleet: Fleet, _request: Request, number: int) -> Reason | None:
+        name, load = max(loads(fleet, None, number).items(), key=lambda item: item[1])
+        if level_of(load) < FULL:
+            return None
+        limit = LEVELS[-1][0]
+        text = f"{name} at {load:.0f} %, level full: no more machines over {limit:g} %"
+        return Reason("level_full", "load", text, limit, load, load - limit)
+
+    return refuse
+
+
+def requirement_filter(expression: Expression) -> ExtraFilter:
+    """Refuse hosts that do not fulfil an expression (S5's matchmaking)."""
+
+    def refuse(fleet: Fleet, request: Request, number: int) -> Reason | None:
+        if expression.truth(fleet, request, number):
+            return None
+        text = f"does not fulfil {expression.text}"
+        return Reason("requirement", "requirement", text, expression.text)
+
+    return refuse
 
 
 def threshold_filter(limit_percent: float) -> ExtraFilter:

@@ -114,14 +114,15 @@ class Fleet:
         key = (request.zone, request.host, request.exclude, request.tags)
         known = self._eligible.get(key)
         if known is None:
-            known = [number for number in self.everyone if self._is_eligible(self.hosts[number], request)]
+            known = [number for number in self.everyone if self.is_eligible(self.hosts[number], request)]
             if len(known) == len(self.everyone):
                 known = self.everyone
             self._eligible[key] = known
         return known
 
     @staticmethod
-    def _is_eligible(host: Host, request: Request) -> bool:
+    def is_eligible(host: Host, request: Request) -> bool:
+        """Tell whether what does not change by claims lets a host take a request."""
         return (
             host.live
             and not host.maintenance

@@ -24,7 +24,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies 
     Policy,
     read_policy,
 )
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.ranking import Ranking
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.ranking import Ranking, shape_of
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import (
     SCHEMA_VERSION,
     Request,
@@ -32,7 +32,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema im
     read_requests,
     read_state,
 )
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import Scorer, turn
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import Scorer, first, turn
 
 Algorithm = Callable[["Batch"], None]
 
@@ -57,6 +57,8 @@ class Batch:
         self.policy = policy
         self.fleet = Fleet(state)
         self.ranking = Ranking(self.fleet, policy)
+        if policy.rank is not None:
+            self.score_by(("rank", 1.0, policy.rank))
         self.requests = ordered(requests, policy.order, self.fleet)
         self.cursor = state.cursor
         self.placed: dict[str, int] = {}
@@ -129,6 +131,28 @@ def round_robin(batch: Batch) -> None:
         batch.put(request, number)
         at = number
         batch.cursor = fleet.hosts[number].name
+
+
+@algorithm("host_by_host")
+def host_by_host(batch: Batch) -> None:
+    """Fill host after host, each with as many of the remaining machines as fit (S5.4)."""
+    batch.score_by(("first", 1.0, first))
+    remaining = batch.requests
+    for number in range(len(batch.fleet.hosts)):
+        too_large: set[tuple[object, ...]] = set()
+        left = []
+        for request in remaining:
+            shape = shape_of(request)
+            if shape in too_large or not batch.ranking.fitting(request, [number], check=True):
+                too_large.add(shape)
+                left.append(request)
+            else:
+                batch.put(request, number)
+        remaining = left
+        if not remaining:
+            break
+    for request in remaining:
+        batch.refuse(request)
 
 
 def place(

@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import Door, SchemaError
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.filters import ExtraFilter, threshold_filter
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import SCORERS
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.expressions import Expression
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.filters import (
+    ExtraFilter,
+    full_filter,
+    requirement_filter,
+    threshold_filter,
+)
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import SCORERS, Scorer, by_rank
 
-DEFAULT_POLICY = "bin_packing"
+DEFAULT_POLICY = "balanced"
 
 ORDERS = ("decreasing", "name", "given")
 """How a batch is sorted before it is placed. Pinned machines go first, except in `given`."""
@@ -24,10 +30,21 @@ NAMED: dict[str, dict[str, Any]] = {
     "first_fit": {"version": "1", "order": "name", "scorers": {"first": 1}},
     "round_robin": {"version": "1", "order": "name", "algorithm": "round_robin"},
     "bin_packing": {"version": "1", "order": "decreasing", "scorers": {"vcpus_filled": 1, "memory_filled": 1}},
+    "worst_fit": {"version": "1", "order": "decreasing", "scorers": {"vcpus_spare": 1, "memory_spare": 1}},
+    "balanced": {"version": "1", "order": "decreasing", "scorers": {"tightest_spare": 2, "evenness": 1}},
+    "greedy": {"version": "1", "order": "name", "algorithm": "host_by_host"},
+    "matchmaking": {"version": "1", "order": "name", "scorers": {"largest_vcpus": 1, "largest_memory": 1}},
+    "load_levels": {
+        "version": "1",
+        "order": "name",
+        "refuse_full": True,
+        "scorers": {"worst_level": 4, "load_sum": 1},
+    },
 }
 """Every named policy, as data."""
 
-SAME_AS: dict[str, str] = {}
+SAME_AS: dict[str, str] = {"best_fit": "bin_packing", "spread": "worst_fit"}
+"""Other names of the same policies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +56,7 @@ class Policy:
     algorithm: str
     order: str
     weights: tuple[tuple[str, float], ...]
+    rank: Scorer | None
     extra: tuple[ExtraFilter, ...]
     among: int
     seed: str
@@ -73,6 +91,13 @@ def _read(door: Door, name: str) -> Policy:
     extra: list[ExtraFilter] = []
     if door.has("threshold"):
         extra.append(threshold_filter(door.number("threshold", most=100.0)))
+    if door.truth("refuse_full", False):
+        extra.append(full_filter())
+    requirement, rank = door.raw("requirement"), door.raw("rank")
+    if requirement is not None:
+        extra.append(
+            requirement_filter(Expression(_text(requirement, door, "requirement"), f"{door.path}.requirement"))
+        )
     choose = door.door("choose")
     among = choose.integer("among", 1, least=1)
     seed = choose.raw("seed")
@@ -83,11 +108,18 @@ def _read(door: Door, name: str) -> Policy:
         algorithm=door.text_or_none("algorithm") or "best",
         order=door.choice("order", ORDERS, "decreasing"),
         weights=_weights(door),
+        rank=None if rank is None else by_rank(Expression(_text(rank, door, "rank"), f"{door.path}.rank").number),
         extra=tuple(extra),
         among=among,
         seed=str(seed if seed is not None else ""),
         soft_weight=door.number("soft_weight", 1.0, most=1000.0),
     )
+
+
+def _text(value: object, door: Door, key: str) -> str:
+    if not isinstance(value, str):
+        raise door.fail(key, f"an expression is wanted, such as 'free_memory >= 8 * GiB', not {value!r}")
+    return str(value)
 
 
 def _weights(door: Door) -> tuple[tuple[str, float], ...]:

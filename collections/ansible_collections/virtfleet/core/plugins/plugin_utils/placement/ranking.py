@@ -40,6 +40,22 @@ class _Shape:
     score: dict[int, float] = field(default_factory=dict)
 
 
+def shape_of(request: Request) -> tuple[object, ...]:
+    """Return all of a request that matters to where it fits; requests of one shape are interchangeable."""
+    return (
+        request.vcpus,
+        request.memory_bytes,
+        request.disks,
+        request.zone,
+        request.host,
+        request.exclude,
+        request.tags,
+        request.group,
+        request.numa_nodes,
+        request.load,
+    )
+
+
 class Ranking:
     """The hosts in the order in which a policy prefers them for a request."""
 
@@ -54,10 +70,17 @@ class Ranking:
         )
         self._shapes: dict[tuple[object, ...], _Shape] = {}
 
-    def fitting(self, request: Request, among: list[int] | None = None) -> list[int]:
-        """Return the hosts that can take the machine under the hard rules and the policy's own filters."""
+    def fitting(self, request: Request, among: list[int] | None = None, *, check: bool = False) -> list[int]:
+        """Return the hosts that can take the machine under the hard rules and the policy's own filters.
+
+        `among` are hosts known to be eligible, unless `check` says that this is still to be seen.
+        """
         fleet = self.fleet
-        room = fleet.with_room(request, fleet.eligible(request) if among is None else among)
+        if among is None:
+            among = fleet.eligible(request)
+        elif check:
+            among = [number for number in among if fleet.is_eligible(fleet.hosts[number], request)]
+        room = fleet.with_room(request, among)
         for extra in self.policy.extra:
             room = [number for number in room if extra(fleet, request, number) is None]
         return room
@@ -142,16 +165,7 @@ class Ranking:
         return among[scores.index(max(scores))]
 
     def _shape(self, request: Request) -> _Shape:
-        key = (
-            request.vcpus,
-            request.memory_bytes,
-            request.disks,
-            request.zone,
-            request.host,
-            request.exclude,
-            request.tags,
-            request.load,
-        )
+        key = shape_of(request)
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = _Shape()

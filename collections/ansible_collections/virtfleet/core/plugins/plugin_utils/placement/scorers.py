@@ -54,9 +54,85 @@ def largest_vcpus(fleet: Fleet, _request: Request, among: Sequence[int]) -> list
 
 
 def largest_memory(fleet: Fleet, _request: Request, among: Sequence[int]) -> list[float]:
-    """Free memory before the machine, against the largest host (matchmaking's second key)."""
-    scale = max(fleet.memory_usable) + 1
+    """Free memory before the machine, as a tie-break: less than what one vCPU makes in `largest_vcpus`."""
+    scale = (max(fleet.memory_usable) + 1) * (max(fleet.vcpus_usable) + 1)
     return [max(0, fleet.memory_free[n]) / scale for n in among]
+
+
+def tightest_spare(fleet: Fleet, request: Request, among: Sequence[int]) -> list[float]:
+    """Free share of whichever of vCPUs and memory is scarcer afterwards: more is better."""
+    vcpus, memory = vcpus_spare(fleet, request, among), memory_spare(fleet, request, among)
+    return [a if a < b else b for a, b in zip(vcpus, memory, strict=True)]
+
+
+def evenness(fleet: Fleet, request: Request, among: Sequence[int]) -> list[float]:
+    """How alike the shares of vCPUs and memory are afterwards: a host full in one only strands the other."""
+    vcpus, memory = vcpus_spare(fleet, request, among), memory_spare(fleet, request, among)
+    return [1.0 - abs(a - b) for a, b in zip(vcpus, memory, strict=True)]
+
+
+LEVELS = ((30.0, "low"), (70.0, "medium"), (95.0, "high"))
+"""S2.9 as meant (C2): up to 30 % low, up to 70 % medium, up to 95 % high, above that full."""
+FULL = len(LEVELS)
+
+
+def level_of(percent: float) -> int:
+    """Return the level of a load: 0 low, 1 medium, 2 high, 3 full."""
+    return sum(1 for limit, _word in LEVELS if percent > limit)
+
+
+def loads(fleet: Fleet, request: Request | None, number: int) -> dict[str, float]:
+    """Return a host's loads in percent, with a request added (S2.10): I/O, CPU, memory, disk.
+
+    What was measured counts; where nobody measured, the promised share of CPU, memory and disk does. I/O that nobody
+    measured is unknown and left out.
+    """
+    host = fleet.hosts[number]
+    measured = host.load
+    answer: dict[str, float] = {}
+    more = request.load if request is not None else None
+    if measured.io_percent is not None:
+        answer["io"] = measured.io_percent + ((more.io_percent if more else None) or 0.0)
+    promised = {
+        "cpu": (measured.cpu_percent, fleet.vcpus_free[number], fleet.vcpus_usable[number]),
+        "memory": (measured.memory_percent, fleet.memory_free[number], fleet.memory_usable[number]),
+    }
+    added = {
+        "cpu": (more.cpu_percent if more else None, request.vcpus if request else 0),
+        "memory": (more.memory_percent if more else None, request.memory_bytes if request else 0),
+    }
+    for name, (percent, free, usable) in promised.items():
+        now = percent if percent is not None else 100.0 * (usable - free) / usable if usable else 100.0
+        percent_more, amount = added[name]
+        if percent_more is None:
+            percent_more = 100.0 * amount / usable if usable else 100.0
+        answer[name] = now + percent_more
+    disk = measured.disk_percent
+    charges = fleet.charges(number, request.disks) if request is not None else {}
+    pools = list(charges) if request is not None else list(host.pools)
+    shares = []
+    for name in pools:
+        pool = host.pools.get(name)
+        if pool is not None and pool.total_bytes:
+            used = pool.total_bytes - fleet.pool_free[name][number] + charges.get(name, 0)
+            shares.append(100.0 * used / pool.total_bytes)
+    if disk is not None or shares:
+        answer["disk"] = max([*shares, *([disk] if disk is not None else [])])
+    return answer
+
+
+def worst_level(fleet: Fleet, request: Request, among: Sequence[int]) -> list[float]:
+    """The worst of a host's four levels with the request added: lower is better (S2.10)."""
+    return [1.0 - level_of(max(loads(fleet, request, n).values())) / FULL for n in among]
+
+
+def load_sum(fleet: Fleet, request: Request, among: Sequence[int]) -> list[float]:
+    """The mean of a host's loads with the request added: less is better (S2.10, ties by sum)."""
+    answer = []
+    for n in among:
+        values = loads(fleet, request, n).values()
+        answer.append(1.0 - min(1.0, sum(values) / (100.0 * len(values))))
+    return answer
 
 
 SCORERS: dict[str, Scorer] = {
@@ -67,8 +143,23 @@ SCORERS: dict[str, Scorer] = {
     "first": first,
     "largest_vcpus": largest_vcpus,
     "largest_memory": largest_memory,
+    "tightest_spare": tightest_spare,
+    "evenness": evenness,
+    "worst_level": worst_level,
+    "load_sum": load_sum,
 }
 """Every scorer a policy may name."""
+
+
+def by_rank(value: Callable[[Fleet, Request, int], float]) -> Scorer:
+    """Return the scorer of a rank expression: the hosts' places when sorted by it, the largest first."""
+
+    def scorer(fleet: Fleet, request: Request, among: Sequence[int]) -> list[float]:
+        values = [value(fleet, request, n) for n in among]
+        places = {each: place for place, each in enumerate(sorted(set(values), reverse=True))}
+        return [1.0 - places[each] / len(places) for each in values]
+
+    return scorer
 
 
 def turn(cursor: int) -> Scorer:
