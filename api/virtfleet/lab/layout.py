@@ -64,6 +64,11 @@ class HostLayout:
         """The name of its network namespace."""
         return f"{self.lab.prefix}-{self.name}"
 
+    def mac(self, interface: str) -> str:
+        """Return the hardware address of one of the host's interfaces: the same at every boot, another in every lab."""
+        digest = hashlib.sha256(f"{self.lab.folder}/{self.name}/{interface}".encode()).digest()
+        return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))  # 02: locally administered
+
     @property
     def management_link(self) -> str:
         """The machine's end of the host's management cable."""

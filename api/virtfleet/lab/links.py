@@ -78,8 +78,10 @@ def connect_host(host: HostLayout) -> None:
     cables = [(host.management_link, "eth0", lab.management_bridge), (host.guest_link, "eth1", lab.guest_bridge)]
     commands = []
     for outside, inside, bridge in cables:
+        # The same hardware address at every boot: neighbours remember the one they knew for many seconds.
+        mac = host.mac(inside)
         commands += [
-            f"link add {outside} type veth peer name {inside} netns {host.namespace}",
+            f"link add {outside} type veth peer name {inside} address {mac} netns {host.namespace}",
             f"link set {outside} master {bridge} up",
         ]
     _batch(wanted, commands)
@@ -145,7 +147,6 @@ def delay(host: HostLayout, delay_ms: int) -> None:
         for end in _ends(host):
             run([*end, "root", "netem", "delay", f"{delay_ms / 2:g}ms"], wanted)
     except LabError as error:
-        unslow(host)
         raise LabError(
             wanted,
             f"this machine's kernel does not do it ({error.obstacle})",

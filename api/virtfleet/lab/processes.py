@@ -123,46 +123,52 @@ def kill(lab_id: str, hosts: set[str] | None, deadline_seconds: float = 15.0) ->
 
     Returns the names of the hosts that lived. Raises LabError when the kernel does not let one of them go in time.
     """
-    descriptors: dict[int, int] = {}
-    ended = []
-    try:
-        for host, pids in marked(lab_id).items():
-            if hosts is not None and host not in hosts:
-                continue
-            ended.append(host)
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    descriptor = os.pidfd_open(pid)
-                    if _host_of(pid, lab_id) == host:
-                        descriptors[descriptor] = pid
-                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                    else:
-                        os.close(descriptor)
-        _wait_for_end(descriptors, deadline_seconds)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-    for pid in descriptors.values():
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)  # our own child, when the same process brought the lab up
+    deadline = time.monotonic() + deadline_seconds
+    ended: set[str] = set()
+    # Again until none is left: a process killed in the middle of a boot may have had a child meanwhile.
+    while living := {host: pids for host, pids in marked(lab_id).items() if hosts is None or host in hosts}:
+        ended |= set(living)
+        everyone = [(pid, host) for host, pids in living.items() for pid in pids]
+        inits = [(pid, host) for pid, host in everyone if _is_init(pid)]
+        if time.monotonic() > deadline:
+            raise LabError(
+                "end the lab's processes",
+                f"{sorted(pid for pid, _ in everyone)} still ran {deadline_seconds:.0f} s after SIGKILL",
+                "They wait for the kernel, usually for a disk. Try again later.",
+            )
+        # The inits first: each takes its host along, and its parent, unshare, sees it off and ends.
+        _kill_round(lab_id, inits, deadline)
+        rest = [(pid, host) for pid, host in everyone if (pid, host) not in inits]
+        if inits:
+            _await_end([pid for pid, _ in rest], time.monotonic() + 1)
+        _kill_round(lab_id, rest, deadline)
     return sorted(ended)
 
 
-def _wait_for_end(descriptors: dict[int, int], seconds: float) -> None:
-    """Wait until all have exited. An init exits after everything in its namespace has."""
-    deadline = time.monotonic() + seconds
-    poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
-    waiting = dict(descriptors)
-    while waiting:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise LabError(
-                "end the lab's processes",
-                f"{sorted(waiting.values())} still ran {seconds:.0f} s after SIGKILL",
-                "They wait for the kernel, usually for a disk. Try again later.",
-            )
-        for descriptor, _ in poll.poll(left * 1000):
-            poll.unregister(descriptor)
-            waiting.pop(descriptor, None)
+def _kill_round(lab_id: str, victims: list[tuple[int, str]], deadline: float) -> None:
+    """Send SIGKILL to those that still carry the mark, and wait until they have ended."""
+    for pid, host in victims:
+        with suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                # Looked at again with the descriptor in hand: the pid cannot have been given to another process since.
+                if _host_of(pid, lab_id) == host:
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
+    _await_end([pid for pid, _ in victims], deadline)
+
+
+def _await_end(pids: list[int], deadline: float) -> None:
+    """Wait until all have exited, or the deadline passes. An init exits after everything in its namespace has."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            finally:
+                os.close(descriptor)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)  # our own child, when the same process brought the lab up

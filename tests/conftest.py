@@ -1,0 +1,44 @@
+"""What tests of several rooms share: a lab of real libvirt hosts."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from virtfleet.lab import Lab, LabError, registry
+
+NAME_OF_A_TEST_LAB = re.compile(r"test-(\d+)(-.+)?")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab of three hosts, up, one per test session (and per worker of pytest-xdist); gone afterwards.
+
+    Tests undo what they break and remove what they make. To reuse a lab that is up while you write tests, name it:
+    VIRTFLEET_TEST_LAB=lab, and VIRTFLEET_TEST_HOME when it is not in your usual VIRTFLEET_HOME. That one is left up.
+    """
+    reused = os.environ.get("VIRTFLEET_TEST_LAB")
+    if reused:
+        home = os.environ.get("VIRTFLEET_TEST_HOME")
+        there = Lab(reused, Path(home) if home else None)
+        there.up()
+        yield there
+        return
+    remove_labs_of_dead_test_runs()
+    fresh = Lab(f"test-{os.getpid()}", tmp_path_factory.mktemp("fleet"), say=print)
+    try:
+        fresh.up(3)
+        yield fresh
+    finally:
+        fresh.down()
+
+
+def remove_labs_of_dead_test_runs() -> None:
+    """Take down the labs of test runs that were killed before they could do it themselves."""
+    for entry in registry.entries():
+        found = NAME_OF_A_TEST_LAB.fullmatch(entry.name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            with suppress(LabError):
+                Lab(entry.name, entry.folder.parents[1]).down()
