@@ -9,6 +9,7 @@ no calls, no attributes, no powers. A number nobody measured is unknown: whateve
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -107,7 +108,7 @@ class Expression:
     def number(self, fleet: Fleet, request: Request, number: int) -> float:
         """Return the expression's number for a host; unknown, or no number, ranks below all numbers."""
         value = self._value(self._tree, fleet, request, number)
-        if not isinstance(value, (int, float)) or value != value:
+        if not isinstance(value, (int, float)) or math.isnan(value):
             return float("-inf")
         return float(value)
 

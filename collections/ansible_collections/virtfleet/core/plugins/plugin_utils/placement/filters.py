@@ -108,8 +108,8 @@ def room_reasons(fleet: Fleet, request: Request, number: int) -> list[Reason]:
             reasons.append(_short("pool_short", f"pool:{name}", f"pool {name}", wanted, free, size=True))
     if request.numa_nodes and fleet.numa_choice(number, request) is None:
         reasons.append(_numa_reason(fleet, request, number))
-    if request.group is not None:
-        group = fleet.groups[request.group]
+    for name in request.groups:
+        group = fleet.groups[name]
         if group.hard and not fleet.group_allows(group, number):
             reasons.append(_group_reason(fleet, group, number))
     return reasons

@@ -32,7 +32,7 @@ class Claim:
     memory_bytes: int
     pools: tuple[tuple[str, int], ...] = ()
     numa: tuple[int, ...] = ()
-    group: str | None = None
+    groups: tuple[str, ...] = ()
 
 
 class Fleet:
@@ -69,7 +69,7 @@ class Fleet:
         self.changed: list[int] = []
         self._eligible: dict[tuple[object, ...], list[int]] = {}
         for vm in state.vms:
-            self._count(vm.group, self.index[vm.host], 1)
+            self._count(vm.groups, self.index[vm.host], 1)
 
     def _add_pool(self, name: str) -> None:
         free = [NO_POOL] * len(self.hosts)
@@ -98,16 +98,15 @@ class Fleet:
         place = {"host": host.name, "rack": host.rack, "zone": host.zone}[scope]
         return f"{scope}:{place}" if place is not None else f"host:{host.name}"
 
-    def _count(self, group: str | None, number: int, step: int) -> None:
-        if group is None:
-            return
-        places = self.members[group]
-        place = self.place_of(number, self.groups[group].scope)
-        left = places.get(place, 0) + step
-        if left:
-            places[place] = left
-        else:
-            places.pop(place, None)
+    def _count(self, groups: tuple[str, ...], number: int, step: int) -> None:
+        for group in groups:
+            places = self.members[group]
+            place = self.place_of(number, self.groups[group].scope)
+            left = places.get(place, 0) + step
+            if left:
+                places[place] = left
+            else:
+                places.pop(place, None)
 
     def eligible(self, request: Request) -> list[int]:
         """Return the hosts that what does not change by claims (life, zone, pin, exclusion, tags) leaves over."""
@@ -155,9 +154,10 @@ class Fleet:
             room = self._with_pools(request, room)
         if request.numa_nodes:
             room = [number for number in room if self.numa_choice(number, request) is not None]
-        group = self.groups[request.group] if request.group is not None else None
-        if group is not None and group.hard:
-            room = [number for number in room if self.group_allows(group, number)]
+        for name in request.groups:
+            group = self.groups[name]
+            if group.hard:
+                room = [number for number in room if self.group_allows(group, number)]
         return room
 
     def _with_pools(self, request: Request, room: list[int]) -> list[int]:
@@ -215,7 +215,7 @@ class Fleet:
             memory_bytes=request.memory_bytes,
             pools=tuple(self.charges(number, request.disks).items()) if request.disks else (),
             numa=numa or (),
-            group=request.group,
+            groups=request.groups,
         )
         self.take(claim)
         return claim
@@ -229,7 +229,7 @@ class Fleet:
             memory_bytes=vm.memory_bytes,
             pools=tuple(self.charges(number, vm.disks).items()),
             numa=vm.numa,
-            group=vm.group,
+            groups=vm.groups,
         )
 
     def take(self, claim: Claim) -> None:
@@ -261,6 +261,6 @@ class Fleet:
                 free = self.numa_free[number][node]
                 free[0] -= sign * -(-claim.vcpus // nodes)
                 free[1] -= sign * -(-claim.memory_bytes // nodes)
-        if claim.group is not None:
-            self._count(claim.group, number, sign)
+        if claim.groups:
+            self._count(claim.groups, number, sign)
         self.changed.append(number)

@@ -113,7 +113,7 @@ def host_from_info(
 
 
 def request_from_machine(value: object, path: str, parse_size: ParseSize) -> dict[str, Any]:
-    """Return a machine as module `vm` takes it (with `host`, `zone`, `exclude`, `group` beside) as a request.
+    """Return a machine as module `vm` takes it (with `host`, `zone`, `exclude`, `groups` beside) as a request.
 
     A disk without a size takes no room that is known: it is an existing volume, or as large as its image.
     """
@@ -140,7 +140,7 @@ def request_from_machine(value: object, path: str, parse_size: ParseSize) -> dic
         "zone": value.get("zone"),
         "host": value.get("host"),
         "exclude": value.get("exclude"),
-        "group": value.get("group"),
+        "groups": value.get("groups"),
     }
 
 

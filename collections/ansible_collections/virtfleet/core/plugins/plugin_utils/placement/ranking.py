@@ -50,7 +50,7 @@ def shape_of(request: Request) -> tuple[object, ...]:
         request.host,
         request.exclude,
         request.tags,
-        request.group,
+        request.groups,
         request.numa_nodes,
         request.load,
     )
@@ -85,9 +85,8 @@ class Ranking:
             room = [number for number in room if extra(fleet, request, number) is None]
         return room
 
-    def _soft_group(self, request: Request) -> Group | None:
-        group = self.fleet.groups[request.group] if request.group is not None else None
-        return group if group is not None and not group.hard else None
+    def _soft_groups(self, request: Request) -> list[Group]:
+        return [group for group in map(self.fleet.groups.__getitem__, request.groups) if not group.hard]
 
     def contributions(self, request: Request, among: list[int]) -> list[tuple[str, list[float]]]:
         """Return what each term adds to each host's score."""
@@ -95,10 +94,9 @@ class Ranking:
             (name, [weight * value for value in scorer(self.fleet, request, among)])
             for name, weight, scorer in self._scorers
         ]
-        group = self._soft_group(request)
-        if group is not None:
+        for group in self._soft_groups(request):
             weight = self.policy.soft_weight
-            terms.append((f"group:{group.rule}", [weight * self._soft(group, number) for number in among]))
+            terms.append((f"group:{group.name}", [weight * self._soft(group, number) for number in among]))
         return terms
 
     def _soft(self, group: Group, number: int) -> float:
@@ -111,7 +109,7 @@ class Ranking:
 
     def scores(self, request: Request, among: list[int]) -> list[float]:
         """Return the score of each of the hosts: its terms' contributions, added in their order."""
-        if not self._own and len(self._scorers) == 2 and self._soft_group(request) is None:
+        if not self._own and len(self._scorers) == 2 and not self._soft_groups(request):
             # The usual case, written out: two terms.
             (_a, weight_a, scorer_a), (_b, weight_b, scorer_b) = self._scorers
             first, second = scorer_a(self.fleet, request, among), scorer_b(self.fleet, request, among)
@@ -139,7 +137,7 @@ class Ranking:
             ranked = self.ranked(request)[: self.policy.among]
             # Not for secrets: the same seed and request must always make the same choice.
             return Random(f"{self.policy.seed}:{request.id}").choice(ranked).number if ranked else None  # noqa: S311
-        if self._own or self.policy.extra or request.group is not None or request.numa_nodes:
+        if self._own or self.policy.extra or request.groups or request.numa_nodes:
             return self._best_of_all(request)
         shape = self._shape(request)
         if shape.heap is None:

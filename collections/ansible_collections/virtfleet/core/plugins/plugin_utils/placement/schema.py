@@ -114,7 +114,7 @@ class Vm:
     memory_bytes: int
     disks: tuple[Disk, ...] = ()
     zone: str | None = None
-    group: str | None = None
+    groups: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()
     exclude: frozenset[str] = frozenset()
     numa: tuple[int, ...] = ()
@@ -134,7 +134,7 @@ class Request:
     zone: str | None = None
     host: str | None = None
     exclude: frozenset[str] = frozenset()
-    group: str | None = None
+    groups: tuple[str, ...] = ()
     domain: int | None = None
     tags: frozenset[str] = frozenset()
     numa_nodes: int = 0
@@ -262,7 +262,7 @@ def read_vm(value: object, path: str = "vm") -> Vm:
         memory_bytes=door.integer("memory_bytes", unit="bytes"),
         disks=tuple(_disk(disk, where) for disk, where in door.items("disks")),
         zone=door.text_or_none("zone"),
-        group=door.text_or_none("group"),
+        groups=tuple(sorted(set(door.texts("groups")))),
         tags=frozenset(door.texts("tags")),
         exclude=frozenset(door.texts("exclude")),
         numa=_numa_indices(door),
@@ -298,6 +298,12 @@ def read_group(value: object, path: str = "group") -> Group:
     return group
 
 
+def _groups_known(groups: tuple[str, ...], known: set[str], path: str) -> None:
+    for group in groups:
+        if group not in known:
+            raise SchemaError(f"{path}.groups", f"there is no group {group!r}")
+
+
 def read_state(value: object) -> State:
     """Read a state. Raises SchemaError naming the field's path."""
     if isinstance(value, State):
@@ -315,8 +321,7 @@ def read_state(value: object) -> State:
     for number, vm in enumerate(vms):
         if vm.host not in names:
             raise SchemaError(f"vms[{number}].host", f"there is no host {vm.host!r}")
-        if vm.group is not None and vm.group not in known_groups:
-            raise SchemaError(f"vms[{number}].group", f"there is no group {vm.group!r}")
+        _groups_known(vm.groups, known_groups, f"vms[{number}]")
     state = State(
         hosts=tuple(sorted(hosts, key=lambda host: natural(host.name))),
         vms=tuple(sorted(vms, key=lambda vm: natural(vm.id))),
@@ -341,7 +346,7 @@ def read_request(value: object, path: str = "request") -> Request:
         zone=door.text_or_none("zone"),
         host=door.text_or_none("host"),
         exclude=frozenset(door.texts("exclude")),
-        group=door.text_or_none("group"),
+        groups=tuple(sorted(set(door.texts("groups")))),
         domain=door.integer("domain") if door.has("domain") else None,
         tags=frozenset(door.texts("tags")),
         numa_nodes=door.integer("numa_nodes", 0, most=NUMA_NODES_MOST),
@@ -358,8 +363,7 @@ def read_requests(value: object, state: State) -> tuple[Request, ...]:
     )
     known = {group.name for group in state.groups}
     for number, request in enumerate(requests):
-        if request.group is not None and request.group not in known:
-            raise SchemaError(f"requests[{number}].group", f"there is no group {request.group!r}")
+        _groups_known(request.groups, known, f"requests[{number}]")
     return requests
 
 
@@ -426,7 +430,7 @@ def plain_vm(vm: Vm) -> dict[str, Any]:
         "memory_bytes": vm.memory_bytes,
         "disks": [plain_disk(disk) for disk in vm.disks],
         "zone": vm.zone,
-        "group": vm.group,
+        "groups": list(vm.groups),
         "tags": sorted(vm.tags),
         "exclude": sorted(vm.exclude),
         "numa": list(vm.numa),

@@ -45,7 +45,7 @@ def request(**changes: object) -> dict[str, object]:
         (state(host(tags="ssd")), "hosts[0].tags"),
         (state(host(pools={"p": {"total_bytes": 1.5}})), "hosts[0].pools.p.total_bytes"),
         (state(vms=[{"id": "v", "host": "h9", "vcpus": 1, "memory_bytes": 1}]), "vms[0].host"),
-        (state(vms=[{"id": "v", "host": "h1", "vcpus": 1, "memory_bytes": 1, "group": "g"}]), "vms[0].group"),
+        (state(vms=[{"id": "v", "host": "h1", "vcpus": 1, "memory_bytes": 1, "groups": ["g"]}]), "vms[0].groups"),
         (state(groups=[{"name": "g", "rule": "together"}]), "groups[0].rule"),
     ],
 )
@@ -66,7 +66,7 @@ def test_a_wrong_state_is_refused_naming_the_field(snapshot: object, path: str) 
         ([request(), request()], "requests[1].id"),
         ([request(disks=[{"pool": "p"}])], "requests[0].disks[0].size_bytes"),
         ([request(memory="1GiB")], "requests[0].memory"),
-        ([request(group="g")], "requests[0].group"),
+        ([request(groups=["g"])], "requests[0].groups"),
         ([request(exclude=[7])], "requests[0].exclude[0]"),
     ],
 )
@@ -106,7 +106,7 @@ def test_a_state_reads_back_as_it_was_written() -> None:
         state(
             host("h2", numa=[{"vcpus_total": 4, "memory_total_bytes": 8}], pools={"p": {"total_bytes": 5}}, rack="r"),
             host("h1", live=False, error="line\nbreak"),
-            vms=[{"id": "v", "host": "h1", "vcpus": 1, "memory_bytes": 1, "group": "g", "numa": [0]}],
+            vms=[{"id": "v", "host": "h1", "vcpus": 1, "memory_bytes": 1, "groups": ["g"], "numa": [0]}],
             groups=[{"name": "g", "rule": "affinity", "scope": "rack", "hard": False}],
             generation=7,
             cursor="h1",

@@ -171,7 +171,7 @@ def test_anti_affinity_keeps_machines_apart_and_affinity_together() -> None:
 
     def batch(count: int, **rule: Any) -> list[str]:
         state = {"schema_version": 1, "hosts": hosts, "groups": [{"name": "g", **rule}]}
-        requests = [vm(f"v{n}", group="g") for n in range(count)]
+        requests = [vm(f"v{n}", groups=["g"]) for n in range(count)]
         return [each["host"] for each in place(state, requests, "bin_packing")["placements"]]
 
     assert sorted(batch(5, rule="anti-affinity")) == ["h0", "h1", "h2", "h3"]
