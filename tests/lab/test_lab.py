@@ -380,6 +380,8 @@ def test_up_mends_a_lab_whose_hosts_died_or_were_broken(lab: Lab) -> None:
     os.kill(processes.holders(lab.layout.id)["host1"], signal.SIGKILL)
     lab.fault("power-off", "host2")
     lab.fault("cut-link", "host3", link="both")
+    (libvirtd,) = hosts.libvirtd_of(processes.holders(lab.layout.id)["host3"])
+    os.kill(libvirtd.pid, signal.SIGSTOP)
     assert set(states_of(lab.up(image=False)).values()) == {"up"}
     assert [fault for host in lab.status()["hosts"] for fault in host["faults"]] == []
 

@@ -66,7 +66,7 @@ class Record:
 
 
 class Lab:
-    """Several real libvirt hosts on this machine. Needs root for everything but `status`.
+    """Several real libvirt hosts on this machine. Needs root.
 
     `name` tells labs of one `home` (default: the fleet's, see `settings.home`) apart;
     `say` is given a line of progress now and then.
@@ -111,6 +111,7 @@ class Lab:
         A host is `up`, `frozen` (libvirtd is stopped), `no-libvirtd`, `down` (powered off, or died), or
         `unreachable` (its link is cut or libvirtd does not answer).
         """
+        programs.check(f"look at the lab {self.name}")
         record = self._recorded()
         layout = self._layout(record)
         holders = processes.holders(layout.id)
@@ -205,11 +206,10 @@ class Lab:
                 hosts.share_capabilities(list(rows))
             list(pool.map(boot, dead))
             for host, row in rows.items():
-                if row.faults:
-                    self._undo(record, host, row, None)
-                elif host not in dead and not hosts.libvirtd_of(alive[host.name]):
-                    self._say(f"Starting libvirtd of {host.name}, which had died …")
-                    faults.FAULTS["kill-libvirtd"].undo(host, {}, record.kvm)
+                self._undo(record, host, row, None)
+                if host not in dead:
+                    for kind in ("cut-link", "freeze-libvirtd", "kill-libvirtd"):  # by somebody else, so unrecorded
+                        faults.FAULTS[kind].undo(host, {}, record.kvm)
             list(pool.map(libvirtd.ensure_pools, rows))
         if dead and not hosts.share_capabilities(list(rows)):
             # Asking takes most of a second of processor time: one host asks, the others are told.

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import libvirt
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 from virtfleet.lab.errors import LabError
 from virtfleet.lab.layout import PRIVATE_FOLDER, SHARED_FOLDER, HostLayout
@@ -18,15 +21,11 @@ NAT_NETWORK = "default"
 
 @contextmanager
 def connected(host: HostLayout, wanted: str) -> Iterator[libvirt.virConnect]:
-    """Give a connection to the host's libvirtd; what libvirt refuses becomes a LabError."""
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it would print every error, caught ones too
+    """Give a connection to the host's libvirtd; what it refuses, or does not answer in time, becomes a LabError."""
     try:
-        connection = libvirt.open(host.uri)
-        try:
+        with opened_host(host.uri, Deadline(ANSWER_SECONDS)) as connection:
             yield connection
-        finally:
-            connection.close()
-    except libvirt.libvirtError as error:
+    except (VirtfleetError, libvirt.libvirtError) as error:
         raise LabError(wanted, f"libvirtd of {host.name} says: {error}", "See virtfleet lab status.") from error
 
 
@@ -51,7 +50,7 @@ def probe_capabilities(host: HostLayout) -> None:
 
 
 def answers(host: HostLayout) -> bool:
-    """Say whether the host's libvirtd answers. Call only when it is neither frozen nor cut off: a hung one blocks."""
+    """Say whether the host's libvirtd answers."""
     try:
         with connected(host, "greet") as connection:
             return bool(connection.getLibVersion())
