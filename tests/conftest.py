@@ -5,20 +5,27 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from virtfleet.lab import Lab, LabError, registry
+
+if TYPE_CHECKING:
+    # Imported where it is used: it brings libvirt and the collection, and a test that wants Ansible's own loader
+    # of collections must have neither imported before.
+    from virtfleet.lab import Lab
 
 NAME_OF_A_TEST_LAB = re.compile(r"test-(\d+)(-.+)?")
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Lab]":
     """A lab of three hosts, up, one per test session (and per worker of pytest-xdist); gone afterwards.
 
     Tests undo what they break and remove what they make. To reuse a lab that is up while you write tests, name it:
     VIRTFLEET_TEST_LAB=lab, and VIRTFLEET_TEST_HOME when it is not in your usual VIRTFLEET_HOME. That one is left up.
     """
+    from virtfleet.lab import Lab
+
     reused = os.environ.get("VIRTFLEET_TEST_LAB")
     if reused:
         home = os.environ.get("VIRTFLEET_TEST_HOME")
@@ -37,6 +44,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def remove_labs_of_dead_test_runs() -> None:
     """Take down the labs of test runs that were killed before they could do it themselves."""
+    from virtfleet.lab import Lab, LabError, registry
+
     for entry in registry.entries():
         found = NAME_OF_A_TEST_LAB.fullmatch(entry.name)
         if found and not Path(f"/proc/{found[1]}").exists():
