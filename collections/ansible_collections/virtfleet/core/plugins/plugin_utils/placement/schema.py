@@ -72,7 +72,10 @@ class NumaNode:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A hypervisor. `allocated` counts all its machines, those listed in the state among them."""
+    """A hypervisor. `allocated` counts all its machines, those listed in the state among them.
+
+    Where the input leaves `allocated` out, it is what the machines listed take.
+    """
 
     name: str
     vcpus_total: int
@@ -186,11 +189,13 @@ def _disk(value: object, path: str) -> Disk:
     return disk
 
 
-def _pool(value: object, path: str) -> Pool:
+def _pool(value: object, path: str, listed: list[Disk]) -> Pool:
     door = Door(value, path)
+    ratio = door.number("ratio", 1.0, least=0.0, most=1000.0)
+    taken = sum(int(disk.size_bytes * ratio) if disk.overlay else disk.size_bytes for disk in listed)
     pool = Pool(
         total_bytes=door.integer("total_bytes", most=LARGEST_POOL, unit="bytes"),
-        allocated_bytes=door.integer("allocated_bytes", 0, most=LARGEST_POOL, unit="bytes"),
+        allocated_bytes=door.integer("allocated_bytes", taken, most=LARGEST_POOL, unit="bytes"),
         ratio=door.number("ratio", 1.0, least=0.0, most=1000.0),
         shared=door.truth("shared", False),
     )
@@ -221,14 +226,23 @@ def _numa(value: object, path: str) -> NumaNode:
     return node
 
 
-def read_host(value: object, path: str = "host") -> Host:
-    """Read one host. Raises SchemaError. A host that is not live needs only its name."""
+def read_host(value: object, path: str = "host", listed: Mapping[str, list[Vm]] | None = None) -> Host:
+    """Read one host; `listed` are the state's machines by host. A host that is not live needs only its name.
+
+    Raises SchemaError.
+    """
     door = Door(value, path)
+    name = door.text("name")
+    machines = (listed or {}).get(name, [])
+    disks: dict[str, list[Disk]] = {}
+    for vm in machines:
+        for disk in vm.disks:
+            disks.setdefault(disk.pool, []).append(disk)
     live = door.truth("live", True)
     vcpus, memory = door.door("vcpus"), door.door("memory")
     none_needed = None if live else 0
     host = Host(
-        name=door.text("name"),
+        name=name,
         zone=door.text_or_none("zone"),
         rack=door.text_or_none("rack"),
         live=live,
@@ -236,14 +250,14 @@ def read_host(value: object, path: str = "host") -> Host:
         maintenance=door.truth("maintenance", False),
         tags=frozenset(door.texts("tags")),
         vcpus_total=vcpus.integer("total", none_needed, unit="vCPUs"),
-        vcpus_allocated=vcpus.integer("allocated", 0, unit="vCPUs"),
+        vcpus_allocated=vcpus.integer("allocated", sum(vm.vcpus for vm in machines), unit="vCPUs"),
         vcpus_reserved=vcpus.integer("reserved", 0, unit="vCPUs"),
         vcpus_ratio=vcpus.number("ratio", 1.0, most=1000.0),
         memory_total_bytes=memory.integer("total_bytes", none_needed, unit="bytes"),
-        memory_allocated_bytes=memory.integer("allocated_bytes", 0, unit="bytes"),
+        memory_allocated_bytes=memory.integer("allocated_bytes", sum(vm.memory_bytes for vm in machines), unit="bytes"),
         memory_reserved_bytes=memory.integer("reserved_bytes", 0, unit="bytes"),
         memory_ratio=memory.number("ratio", 1.0, most=1000.0),
-        pools={name: _pool(pool, where) for name, pool, where in door.entries("pools")},
+        pools={each: _pool(pool, where, disks.get(each, [])) for each, pool, where in door.entries("pools")},
         load=_load(door.door("load")),
         numa=tuple(_numa(node, where) for node, where in door.items("numa")),
     )
@@ -313,8 +327,12 @@ def read_state(value: object) -> State:
     generation = door.raw("generation")
     if generation is not None and (isinstance(generation, bool) or not isinstance(generation, (int, str))):
         raise door.fail("generation", f"a number or a text is wanted, not {generation!r}")
-    hosts = unique(((read_host(host, path), path) for host, path in door.items("hosts")), lambda h: h.name, "name")
     vms = unique(((read_vm(vm, path), path) for vm, path in door.items("vms")), lambda vm: vm.id, "id")
+    listed: dict[str, list[Vm]] = {}
+    for vm in vms:
+        listed.setdefault(vm.host, []).append(vm)
+    found = [(read_host(host, path, listed), path) for host, path in door.items("hosts")]
+    hosts = unique(found, lambda host: host.name, "name")
     groups = unique(((read_group(g, path), path) for g, path in door.items("groups")), lambda g: g.name, "name")
     names = {host.name for host in hosts}
     known_groups = {group.name for group in groups}
