@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Placement: pure functions over plain data that decide where machines go, and say why.
 
 Nothing here reads a clock, a file or the network; time and randomness are inputs. See `docs/placement.md`.

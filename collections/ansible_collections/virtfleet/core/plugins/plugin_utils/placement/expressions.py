@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """A small language for matchmaking's `requirement` and `rank`: arithmetic and comparisons over a host's numbers.
 
 `free_memory >= 8 * GiB and zone in ["a", "b"]`. It is parsed, checked and walked here; nothing is executed; there are

@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Why a host cannot take a machine: reason codes with what was wanted, what there is and how much is short.
 
 The hard rules apply under every policy. A policy may add filters of its own (`EXTRA`), each a function that answers

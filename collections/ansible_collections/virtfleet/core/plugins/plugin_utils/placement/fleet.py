@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """The fleet while machines are being placed: free resources in columns, one entry a host, and claims against them.
 
 Columns are plain lists in the order of the hosts' names, so that a look over a thousand hosts is one comprehension.

@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Reading and writing the text files of Ganeti's htools, so that its programs and ours see the very same cluster.
 
 Format: the manual page htools(1) of Ganeti, "FILE FORMATS": groups, nodes, instances, tags, policies, separated

@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """From what the modules speak to the schema: `host_info` values become hosts, machines as `vm` takes them requests.
 
 Used where no database knows better: the `place` filter decides on what the hosts say at this moment.

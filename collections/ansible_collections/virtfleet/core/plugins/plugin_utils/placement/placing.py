@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Placing a batch of machines: every algorithm works on a `Batch`, which claims what it places and explains it.
 
 A new algorithm is one registered function: it gets the batch, goes through `batch.requests`, asks `batch.ranking` which

@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Policies: which scorers weigh how much, which filters are added, and in which way a batch is worked off.
 
 A policy is data. The named ones are written here just as a user writes one in YAML: a mapping with a name and options.

@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Ranking the hosts that can take a machine, and finding the best one fast.
 
 Scores of one shape of request stay what they are until a host changes, so they are kept in a heap per shape and only

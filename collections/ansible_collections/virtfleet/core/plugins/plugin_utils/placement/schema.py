@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """The schema of placement's input, version 1: plain data at the door, frozen dataclasses inside.
 
 Sizes are bytes, loads are percent, ratios are plain numbers. A version only grows: a new field is optional.

@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """How evenly a fleet is loaded, as one number: 0 is perfectly even.
 
 The score is the standard deviation (over the hosts, divided by their number) of the free share of memory plus that of

@@ -1,5 +1,6 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Scorers: what speaks for a host, as a number from 0 to 1.
 
 A scorer looks at many hosts at once and judges each by itself, never relative to the others, so that one host's score
