@@ -1,7 +1,7 @@
 """Puts what lies outside api/virtfleet into the wheel.
 
-As a hook and not as `force-include` in pyproject.toml, since that would copy these folders in an editable install too, and two
-copies of the collection on the path confuse Ansible.
+As a hook and not as `force-include` in pyproject.toml, since that would copy these folders in an editable install too, and
+two copies of the collection on the path confuse Ansible.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class OutsideFolders(BuildHookInterface):  # type: ignore[type-arg] # the configuration's type is hatchling's own affair
+class OutsideFolders(BuildHookInterface):
     """Adds the collection where ansible-core finds it, and playbooks and example inventory inside the package."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

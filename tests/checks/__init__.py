@@ -1,0 +1,1 @@
+"""The checks of this repository: what `./fleet test` runs."""

@@ -1,0 +1,91 @@
+"""`./fleet test`: runs the checks. `--quick` leaves out what needs a lab or minutes."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.checks.runner import ROOT, Check, Runner, conclude
+
+PYTHON = sys.executable
+COLLECTION = "collections/ansible_collections/virtfleet/core"
+PYTHON_TREES = ("api", "collections", "tests", "hatch_build.py")
+
+# Folders of tests, and whether they do without a lab. Those in NOTHING_YET may be missing, for now.
+SUITES = {
+    "unit": True,
+    "api": True,
+    "lab": False,
+    "conformance": False,
+    "e2e": False,
+    "chaos": False,
+    "bench": False,
+}
+NOTHING_YET = {"conformance", "e2e", "chaos", "bench"}
+
+
+def shell_scripts() -> list[str]:
+    """Return every shell script of the repository that git knows, or would take."""
+    scripts = [ROOT / "fleet", ROOT / "script", ROOT / ".ci/run"]
+    for tree in ("api", "collections", "playbooks", "roles", "tests"):
+        for path in (ROOT / tree).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as handle:
+                    if handle.readline(64).rstrip() in (b"#!/bin/sh", b"#!/bin/bash"):
+                        scripts.append(path)
+    return sorted(str(path.relative_to(ROOT)) for path in scripts)
+
+
+def pytest(*arguments: str) -> tuple[str, ...]:
+    """Return a pytest command under which a skip that is not listed is a failure."""
+    return (PYTHON, "-m", "pytest", "-p", "tests.checks.skips", "-q", *arguments)
+
+
+def all_checks() -> list[Check]:
+    """Return the checks in the order in which they run."""
+    yaml = [name for name in ("playbooks", "inventories/example", COLLECTION, "roles") if (ROOT / name).exists()]
+    suites = []
+    for name, quick in SUITES.items():
+        folders = [f"tests/{name}", *([f"{COLLECTION}/tests/unit"] if name == "unit" else [])]
+        needs = f"tests/{name}" if name in NOTHING_YET else ""
+        suites.append(Check(f"pytest-{name}", pytest(*folders), quick=quick, cheap=False, needs=needs))
+    return [
+        Check("ruff", ("ruff", "check", *PYTHON_TREES)),
+        Check("ruff-format", ("ruff", "format", "--check", *PYTHON_TREES)),
+        Check("mypy", ("mypy", "api/virtfleet", COLLECTION + "/plugins", "tests", "hatch_build.py")),
+        Check("shellcheck", ("shellcheck", *shell_scripts())),
+        Check("yamllint", ("yamllint", "--strict", *yaml)),
+        Check("docs", (PYTHON, "-m", "tests.checks.docs")),
+        Check("suites", (PYTHON, "-m", "tests.checks.suites", *SUITES)),
+        Check("ansible-lint", (PYTHON, "-m", "tests.checks.ansible_lint", *yaml)),
+        suites[0],
+        suites[1],
+        Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False),
+        *suites[2:],
+    ]
+
+
+def main() -> int:
+    """Run what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(prog="./fleet test", description="Runs the checks of this repository.")
+    parser.add_argument("--quick", action="store_true", help="only what needs no lab, under a minute")
+    parser.add_argument("--only", action="append", metavar="NAME", help="one check by its name (may be repeated)")
+    parser.add_argument("--list", action="store_true", help="name the checks and end")
+    options = parser.parse_args()
+    checks = all_checks()
+    if options.list:
+        for check in checks:
+            print(f"{check.name:20} {'quick' if check.quick else 'slow':6} {' '.join(check.command)[:120]}")
+        return 0
+    if options.only:
+        unknown = sorted(set(options.only) - {check.name for check in checks})
+        if unknown:
+            parser.error(f"there is no check {', '.join(unknown)}; --list names them all")
+        checks = [check for check in checks if check.name in options.only]
+    elif options.quick:
+        checks = [check for check in checks if check.quick]
+    return conclude(Runner().run(checks))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path.cwd()))
+    sys.exit(main())
