@@ -1,0 +1,248 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images: base volumes that machines' disks lie over, imported once into a pool and then never changed.
+
+An import is told complete from broken by two small volumes beside the image: `<name>.part` is made (exclusively, also
+between hosts that share the pool's directory) before the first byte, `<name>.ok` after the last one. A run that finds
+`.part` waits while the image grows and takes over once it has stood still. `.ok` holds what the image was made from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.image_format import ImageFormat
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
+from ansible_collections.virtfleet.core.plugins.module_utils.units import about
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+
+if TYPE_CHECKING:
+    import libvirt
+
+MARKER = ".ok"
+BEGUN = ".part"
+MARKER_BYTES = 65536
+STALLED_SECONDS = 10.0  # an upload by another run that has not grown for so long is taken for dead
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Source:
+    """A local file that is known to be importable: open, measured and hashed."""
+
+    file: BinaryIO
+    size_bytes: int
+    image: ImageFormat
+    checksum: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a pool holds under an image's name: `state` is absent, complete, partial or foreign (not made by import)."""
+
+    state: str
+    volume: libvirt.virStorageVol | None = None
+    marker: dict[str, Any] | None = None
+
+
+def check_image_name(name: str) -> str:
+    """Return `name` if an image can have it. Raises VirtfleetError `invalid`."""
+    check_name(name, "image")
+    if name.endswith((MARKER, BEGUN)):
+        text = f"names that end in {MARKER} or {BEGUN} belong to imports"
+        raise VirtfleetError(f"use {name} as the name of an image", text, "Choose another name.", "invalid")
+    check_name(name + BEGUN, "image")
+    return name
+
+
+def check_pool(pool: libvirt.virStoragePool, wanted: str) -> None:
+    """Refuse a pool whose volumes are not files: an image and its overlays are files."""
+    kind = pools.type_of(pool)
+    if kind not in pools.FILE_TYPES:
+        text = f"the pool {pool.name()} is of type {kind}, and images are files"
+        raise VirtfleetError(wanted, text, f"Use a pool of type {', '.join(pools.FILE_TYPES)}.", "refused")
+
+
+def look(pool: libvirt.virStoragePool, name: str) -> Found:
+    """Return what the pool holds under the name of an image."""
+    volume = volumes.find(pool, name)
+    marker_volume = volumes.find(pool, name + MARKER)
+    if volume is not None and marker_volume is not None:
+        marker = _read_marker(marker_volume)
+        # A damaged marker proves nothing; a begun import that got as far as its marker is complete.
+        if marker is not None:
+            return Found("complete", volume, marker)
+    if volumes.find(pool, name + BEGUN) is not None or (volume is None and marker_volume is not None):
+        return Found("partial", volume)
+    return Found("absent") if volume is None else Found("foreign", volume)
+
+
+def look_again(pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> Found:
+    """Like `look`, but where it finds nothing or only a part, libvirt reads the directory anew first.
+
+    Another host may have written into a directory that both share.
+    """
+    found = look(pool, name)
+    if found.state in ("absent", "partial"):
+        pools.refresh(pool, deadline)
+        found = look(pool, name)
+    return found
+
+
+def require(pool: libvirt.virStoragePool, name: str, wanted: str) -> libvirt.virStorageVol:
+    """Return the base volume of an image that is wholly there. Raises VirtfleetError `image_missing`.
+
+    A volume that somebody put there without module image is taken too; only a begun import is not.
+    """
+    found = look(pool, check_image_name(name))
+    if found.volume is None or found.state == "partial":
+        text = "was not wholly imported" if found.state == "partial" else "is not there"
+        hint = "Import it with playbooks/image/import.yml or module image."
+        raise VirtfleetError(wanted, f"the image {name} {text} in pool {pool.name()}", hint, "image_missing")
+    return found.volume
+
+
+def describe(found: Found) -> dict[str, Any]:
+    """Return `{name, pool, path, format, virtual_size_bytes, size_bytes, checksum}` of a complete image."""
+    assert found.volume is not None and found.marker is not None
+    volume = volumes.describe(found.volume)
+    return {
+        "name": volume["name"],
+        "pool": volume["pool"],
+        "path": volume["path"],
+        "format": found.marker["format"],
+        "virtual_size_bytes": found.marker["virtual_size"],
+        "size_bytes": found.marker["size"],
+        "checksum": found.marker["checksum"],
+    }
+
+
+def check_same(found: Found, name: str, pool_name: str, checksum: str | None) -> None:
+    """Refuse to put an image in the place of another one, or of a volume that no import made."""
+    wanted = f"import image {name} into pool {pool_name}"
+    if found.state == "foreign":
+        text = "a volume of that name is there which no import has made"
+        raise VirtfleetError(wanted, text, "Choose another name, or delete that volume.", "already_exists")
+    if found.marker is not None and checksum is not None and found.marker["checksum"] != checksum:
+        text = f"an image of that name is there with another content ({found.marker['checksum']})"
+        hint = "An image never changes under its overlays: choose another name, or delete the old image first."
+        raise VirtfleetError(wanted, text, hint, "already_exists")
+
+
+def import_file(
+    connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, source: Source, deadline: Deadline
+) -> Found:
+    """Upload an image, or wait for another run that does so already. Returns the complete image.
+
+    Whatever fails, a part that this run has made is removed again.
+    """
+    wanted = f"import image {name} into pool {pool.name()}"
+    while not _begin(connection, pool, name, deadline):
+        found = _wait_for_other(connection, pool, name, deadline, wanted)
+        if found.state == "complete":
+            check_same(found, name, pool.name(), source.checksum)
+            return found
+    try:
+        _check_room(pool, source.size_bytes, wanted)
+        # With no size a raw file grows as it is filled; the format is found by libvirt afterwards.
+        volume = volumes.make_for_upload(pool, name)
+        volumes.upload(volume, source.file, source.size_bytes, deadline, wanted)
+        marker = {
+            "checksum": source.checksum,
+            "size": source.size_bytes,
+            "virtual_size": source.image.virtual_size_bytes,
+            "format": source.image.format,
+            "source": source.origin,
+        }
+        volumes.write_text(pool, name + MARKER, json.dumps(marker, sort_keys=True))
+    except BaseException:
+        _clear(pool, name)
+        raise
+    volumes.delete(pool, name + BEGUN)
+    pools.refresh(pool, deadline)  # libvirt reads the format of what was uploaded
+    return look(pool, name)
+
+
+def remove(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, found: Found) -> None:
+    """Delete an image with its marker. Raises VirtfleetError `refused` while overlays or machines use it."""
+    if found.volume is not None:
+        volumes.check_removal(connection, pool, found.volume)
+    _clear(pool, name)
+
+
+def _begin(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> bool:
+    """Claim the import by making `<name>.part`; False when another run holds the claim or has finished."""
+    found = look_again(pool, name, deadline)
+    if found.state in ("complete", "partial"):
+        return False
+    check_same(found, name, pool.name(), None)
+    claim = json.dumps({"host": connection.getHostname(), "pid": os.getpid()})
+    try:
+        volumes.write_text(pool, name + BEGUN, claim)
+    except VirtfleetError as error:
+        if error.code != "already_exists":
+            raise
+        return False
+    return True
+
+
+def _wait_for_other(
+    connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, deadline: Deadline, wanted: str
+) -> Found:
+    """Wait until the other run has finished (complete) or has stood still and was cleared away (absent)."""
+    last_growth, last_seen = time.monotonic(), None
+    while True:
+        pools.refresh(pool, deadline)
+        found = look(pool, name)
+        if found.state != "partial":
+            return found
+        seen = None
+        if found.volume is not None:
+            with contextlib.suppress(VirtfleetError):
+                described = volumes.describe(found.volume)
+                seen = (described["allocation_bytes"], described["physical_bytes"])
+        if seen != last_seen:
+            last_growth, last_seen = time.monotonic(), seen
+        elif time.monotonic() - last_growth >= STALLED_SECONDS:
+            if found.volume is not None:
+                volumes.check_removal(connection, pool, found.volume)
+            _clear(pool, name)
+            return Found("absent")
+        if deadline.passed:
+            hint = "Try again when that one has ended, or allow more time with the option timeout."
+            raise VirtfleetError(wanted, "another import of it is still going on", hint, "timeout")
+        time.sleep(min(_LOOK_SECONDS, deadline.left()))
+
+
+def _clear(pool: libvirt.virStoragePool, name: str) -> None:
+    """Delete all that belongs to an image; the claim goes last, so that what is left always shows as partial."""
+    for volume_name in (name + MARKER, name, name + BEGUN):
+        volumes.delete(pool, volume_name)
+
+
+def _check_room(pool: libvirt.virStoragePool, size_bytes: int, wanted: str) -> None:
+    available = pool.info()[3]
+    if size_bytes > available:
+        text = f"the pool {pool.name()} is full: {about(size_bytes)} are needed, {about(available)} are left"
+        raise VirtfleetError(wanted, text, "Free some space in the pool, or choose another pool.", "pool_full")
+
+
+def _read_marker(volume: libvirt.virStorageVol) -> dict[str, Any] | None:
+    kinds = {"checksum": str, "format": str, "source": str, "size": int, "virtual_size": int}
+    try:
+        marker = json.loads(volumes.read_text(volume, MARKER_BYTES))
+    except ValueError:
+        return None
+    if not isinstance(marker, dict) or any(not isinstance(marker.get(key), kind) for key, kind in kinds.items()):
+        return None
+    return marker

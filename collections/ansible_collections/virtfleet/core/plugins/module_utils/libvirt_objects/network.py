@@ -1,0 +1,318 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""libvirt's networks of a host: finding, describing, defining, starting, removing."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.module_utils import plan
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, shown
+
+try:
+    import libvirt
+    from libvirt import libvirtError
+except ImportError:
+    libvirtError = OSError
+
+MODES = ("nat", "routed", "isolated", "bridge")
+_FORWARD = {"nat": "nat", "routed": "route", "isolated": None, "bridge": "bridge"}
+_MODE = {forward: mode for mode, forward in _FORWARD.items()}
+
+# What changes only by stopping and starting the network; reserved addresses (dhcp.hosts) change while it runs.
+_EFFECTS = dict.fromkeys(("mode", "bridge", "address", "domain", "dhcp"), plan.RECREATE) | {"dhcp.hosts": plan.LIVE}
+_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)  # the kernel takes 15 bytes
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_DOMAIN = re.compile(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){0,10}", re.ASCII)
+
+
+def find(connection: libvirt.virConnect, name: str) -> libvirt.virNetwork | None:
+    """Return the network of that name, or None."""
+    try:
+        return connection.networkLookupByName(name)
+    except libvirtError as error:
+        if code_of(error) == "not_found":
+            return None
+        raise translate(error, f"look up network {name}") from error
+
+
+def summary(network: libvirt.virNetwork) -> dict[str, Any]:
+    """Return `{name, active, bridge, forward}`, as host_info lists a network."""
+    root = ET.fromstring(network.XMLDesc(0))
+    bridge, forward = root.find("bridge"), root.find("forward")
+    return {
+        "name": network.name(),
+        "active": bool(network.isActive()),
+        "bridge": bridge.get("name") if bridge is not None else None,
+        "forward": forward.get("mode", "nat") if forward is not None else None,
+    }
+
+
+def settings(network: libvirt.virNetwork) -> dict[str, Any]:
+    """Return what module network can set: `{name, mode, bridge, address, domain, dhcp, active, autostart}`."""
+    flags = 0
+    if network.isActive() and network.isPersistent():
+        flags = libvirt.VIR_NETWORK_XML_INACTIVE
+    try:
+        document = network.XMLDesc(flags)
+    except libvirtError:
+        document = network.XMLDesc(0)  # libvirt's test driver knows no flags
+    return {
+        "name": network.name(),
+        **definition_of(ET.fromstring(document)),
+        "active": bool(network.isActive()),
+        "autostart": bool(network.autostart()),
+    }
+
+
+def definition_of(root: ET.Element) -> dict[str, Any]:
+    """Return the part of a `<network>` element that module network is about."""
+    forward, bridge, domain = root.find("forward"), root.find("bridge"), root.find("domain")
+    mode = forward.get("mode", "nat") if forward is not None else None
+    first = next((ip for ip in root.iterfind("ip") if ip.get("family", "ipv4") == "ipv4"), None)
+    address, dhcp = None, None
+    if first is not None:
+        prefix = first.get("prefix") or first.get("netmask") or "32"
+        address = ipaddress.ip_interface(f"{first.get('address')}/{prefix}").with_prefixlen
+        dhcp = _dhcp_of(first)
+    return {
+        "mode": _MODE.get(mode, mode),
+        "bridge": bridge.get("name") if bridge is not None else None,
+        "address": address,
+        "domain": domain.get("name") if domain is not None else None,
+        "dhcp": dhcp,
+    }
+
+
+def network_xml(name: str, definition: dict[str, Any], uuid: str | None = None) -> str:
+    """Return the `<network>` document of a definition as `definition_of` reads it."""
+    root = ET.Element("network")
+    ET.SubElement(root, "name").text = name
+    if uuid:
+        ET.SubElement(root, "uuid").text = uuid
+    forward = _FORWARD[definition["mode"]]
+    if forward:
+        ET.SubElement(root, "forward", mode=forward)
+    if definition["bridge"]:
+        ET.SubElement(root, "bridge", name=definition["bridge"])
+    if definition["domain"]:
+        ET.SubElement(root, "domain", name=definition["domain"])
+    if definition["address"]:
+        interface = ipaddress.ip_interface(definition["address"])
+        ip = ET.SubElement(root, "ip", address=str(interface.ip), prefix=str(interface.network.prefixlen))
+        if definition["dhcp"]:
+            dhcp = ET.SubElement(ip, "dhcp")
+            if definition["dhcp"]["start"]:
+                ET.SubElement(dhcp, "range", start=definition["dhcp"]["start"], end=definition["dhcp"]["end"])
+            dhcp.extend(_host_element(host) for host in definition["dhcp"]["hosts"])
+    return ET.tostring(root, encoding="unicode")
+
+
+def wanted_definition(
+    name: str,
+    mode: str,
+    *,
+    bridge: str | None = None,
+    address: str | None = None,
+    domain: str | None = None,
+    dhcp: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the definition that the options of module network ask for. Raises VirtfleetError `invalid`."""
+
+    def wrong(text: str, hint: str) -> VirtfleetError:
+        return VirtfleetError(f"define network {name}", text, hint, "invalid")
+
+    if bridge is not None and not _BRIDGE.fullmatch(bridge):
+        raise wrong(f"{shown(bridge)} cannot be a bridge", "Use at most 15 letters, digits, '-', '_' and '.'.")
+    if domain is not None and not _DOMAIN.fullmatch(domain):
+        raise wrong(f"{shown(domain)} cannot be a DNS domain", "Write it like lab.example.")
+    if mode == "bridge":
+        if bridge is None or address or dhcp or domain:
+            hint = "Give bridge, and leave out address, dhcp and domain: what serves that bridge decides them."
+            raise wrong("mode bridge is about an existing bridge of the host and nothing else", hint)
+        return {"mode": mode, "bridge": bridge, "address": None, "domain": None, "dhcp": None}
+    if address is None:
+        if mode != "isolated" or dhcp:
+            raise wrong("it has no address", "Give the host's own address in it, such as 192.168.100.1/24.")
+        return {"mode": mode, "bridge": bridge, "address": None, "domain": domain, "dhcp": None}
+    try:
+        interface = ipaddress.IPv4Interface(address)
+    except ValueError as error:
+        raise wrong(f"{shown(address)} is no address ({error})", "Write it like 192.168.100.1/24.") from None
+    inside = interface.network
+    if (
+        "/" not in address
+        or inside.prefixlen > 30
+        or interface.ip in (inside.network_address, inside.broadcast_address)
+    ):
+        hint = "Give the host's own address in the network with its prefix length, such as 192.168.100.1/24."
+        raise wrong(f"{address} is not the address of a host in a network", hint)
+    checked = _checked_dhcp(interface, dhcp, wrong) if dhcp else None
+    return {"mode": mode, "bridge": bridge, "address": interface.with_prefixlen, "domain": domain, "dhcp": checked}
+
+
+def plan_present(
+    before: dict[str, Any] | None, name: str, definition: dict[str, Any] | None, *, active: bool, autostart: bool | None
+) -> plan.Plan:
+    """Return the plan that leads to a defined network. Without `definition` an existing one is kept as it is."""
+    if before is None and definition is None:
+        hint = "Say what to make: at least the option mode."
+        raise VirtfleetError(
+            f"define network {name}", "there is none yet, and nothing says what it is", hint, "not_found"
+        )
+    kept = before or {"name": name, "autostart": active}
+    after = {**kept, **(definition or {}), "active": active}
+    if before and definition and definition["mode"] != "bridge" and definition["bridge"] is None:
+        after["bridge"] = before["bridge"]  # libvirt chose virbr0 or the like, and nobody asked for another
+    if autostart is not None:
+        after["autostart"] = autostart
+    return plan.compare(before, after, _EFFECTS)
+
+
+def check_restart(name: str, todo: plan.Plan, *, restart: bool) -> None:
+    """Refuse a plan that changes what a running network keeps until it is restarted, unless that is allowed."""
+    if todo.before and todo.before["active"] and todo.after and todo.after["active"]:
+        changed = ", ".join(change.what for change in todo.with_effect(plan.RECREATE))
+        if changed and not restart:
+            text = (
+                f"{changed} of an active network changes only by stopping and starting it, which cuts its machines off"
+            )
+            raise VirtfleetError(f"change network {name}", text, "Allow that with restart: true.", "refused")
+
+
+def apply(connection: libvirt.virConnect, name: str, todo: plan.Plan, *, restart: bool) -> libvirt.virNetwork:
+    """Carry out a plan of `plan_present`. Raises VirtfleetError `refused` if it needs a restart that is not allowed."""
+    before, after = todo.before, todo.after
+    assert after is not None
+    check_restart(name, todo, restart=restart)
+    network = find(connection, name)
+    recreated = bool(todo.with_effect(plan.RECREATE)) or before is None
+    wanted = f"make network {name} as wanted"
+    try:
+        if network is not None and network.isActive() and (recreated or not after["active"]):
+            wanted = f"stop network {name}"
+            network.destroy()
+        if recreated:
+            wanted = f"define network {name}"
+            uuid = network.UUIDString() if network is not None else None
+            network = connection.networkDefineXML(network_xml(name, after, uuid))
+        assert network is not None
+        if not recreated and before is not None and todo.touches("dhcp.hosts"):
+            wanted = f"change the reserved addresses of network {name}"
+            _update_hosts(network, before["dhcp"]["hosts"], after["dhcp"]["hosts"])
+        if after["active"] and not network.isActive():
+            wanted = f"start network {name}"
+            network.create()
+        if bool(network.autostart()) != after["autostart"]:
+            wanted = f"set the autostart of network {name}"
+            network.setAutostart(int(after["autostart"]))
+    except libvirtError as error:
+        if before is None and (made := find(connection, name)) is not None:
+            # Nobody had it before: a definition that cannot start is not left behind.
+            with contextlib.suppress(libvirtError):
+                if made.isActive():
+                    made.destroy()
+                made.undefine()
+        raise translate(error, wanted) from error
+    return network
+
+
+def remove(network: libvirt.virNetwork) -> None:
+    """Stop a network and take its definition away."""
+    name = network.name()
+    try:
+        persistent = bool(network.isPersistent())
+        if network.isActive():
+            network.destroy()
+        if persistent:
+            network.undefine()
+    except libvirtError as error:
+        raise translate(error, f"remove network {name}") from error
+
+
+def machines_using(connection: libvirt.virConnect, name: str) -> list[str]:
+    """Return the names of the running machines with an interface in the network."""
+    users = []
+    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        with contextlib.suppress(libvirtError):
+            sources = ET.fromstring(domain.XMLDesc(0)).iterfind("devices/interface/source")
+            if any(source.get("network") == name for source in sources):
+                users.append(domain.name())
+    return sorted(users)
+
+
+def _dhcp_of(ip: ET.Element) -> dict[str, Any] | None:
+    dhcp = ip.find("dhcp")
+    if dhcp is None:
+        return None
+    span = dhcp.find("range")
+    hosts = [
+        {"mac": (host.get("mac") or "").lower(), "address": host.get("ip"), "name": host.get("name")}
+        for host in dhcp.iterfind("host")
+    ]
+    return {
+        "start": span.get("start") if span is not None else None,
+        "end": span.get("end") if span is not None else None,
+        "hosts": sorted(hosts, key=lambda host: str(host["mac"])),
+    }
+
+
+def _checked_dhcp(
+    interface: ipaddress.IPv4Interface, dhcp: dict[str, Any], wrong: Callable[[str, str], VirtfleetError]
+) -> dict[str, Any]:
+    def inside(text: str) -> str:
+        try:
+            address = ipaddress.IPv4Address(text)
+        except ValueError:
+            raise wrong(f"{shown(text)} is no IPv4 address", "Correct the option dhcp.") from None
+        if address not in interface.network or address == interface.ip:
+            hint = f"Use addresses of {interface.network} other than {interface.ip}."
+            raise wrong(f"{text} cannot be given to a machine of it", hint)
+        return str(address)
+
+    start, end = dhcp.get("start"), dhcp.get("end")
+    if (start is None) != (end is None):
+        raise wrong("dhcp has only one end of its range", "Give both start and end, or neither.")
+    if (
+        start is not None
+        and end is not None
+        and ipaddress.IPv4Address(inside(start)) > ipaddress.IPv4Address(inside(end))
+    ):
+        raise wrong("the range of dhcp ends before it starts", "Correct start and end.")
+    hosts = []
+    for host in dhcp.get("hosts") or []:
+        mac = host["mac"].lower()
+        if not _MAC.fullmatch(mac):
+            raise wrong(f"{shown(mac)} is no MAC address", "Write it like 52:54:00:12:34:56.")
+        if host.get("name") is not None:
+            check_name(host["name"], "host in dhcp")
+        hosts.append({"mac": mac, "address": inside(host["address"]), "name": host.get("name")})
+    for key in ("mac", "address"):
+        if len({host[key] for host in hosts}) != len(hosts):
+            raise wrong(f"two entries of dhcp.hosts have the same {key}", "Each must have its own.")
+    return {"start": start, "end": end, "hosts": sorted(hosts, key=lambda host: str(host["mac"]))}
+
+
+def _host_element(host: dict[str, Any]) -> ET.Element:
+    attributes = {"mac": host["mac"], "ip": host["address"]}
+    if host["name"]:
+        attributes["name"] = host["name"]
+    return ET.Element("host", attributes)
+
+
+def _update_hosts(network: libvirt.virNetwork, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+    flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
+    if network.isActive():
+        flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
+    section = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
+    changes = [(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, host) for host in before if host not in after]
+    changes += [(libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, host) for host in after if host not in before]
+    for command, host in changes:
+        network.update(command, section, -1, ET.tostring(_host_element(host), encoding="unicode"), flags)
