@@ -1,6 +1,7 @@
 """`./fleet test`: runs the checks. `--quick` leaves out what needs a lab or minutes."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -87,5 +88,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))
+    # The tools lie beside this Python.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     sys.exit(main())

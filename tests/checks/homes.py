@@ -1,4 +1,4 @@
-"""A home folder of our own for tools that keep caches and settings in `~`, so that a check depends on nothing of the user's."""
+"""A home folder of our own for tools that keep caches and settings in `~`: a check depends on nothing of the user's."""
 
 import os
 from pathlib import Path

@@ -1,9 +1,10 @@
-"""`ansible-test sanity` over the collection, with an empty ignore list and nothing fetched from Ansible's own servers.
+"""`ansible-test sanity` over the collection, with an empty ignore list and nothing fetched from Ansible's servers.
 
-ansible-test makes a virtual environment per test and fills it with pinned packages by pip. For pip itself it would download a
-bootstrap script; a stand-in of ours takes its place, which uses the pip that every Python carries.
+ansible-test makes a virtual environment per test and fills it with pinned packages by pip. For pip itself it would
+download a bootstrap script; a stand-in of ours takes its place, which uses the pip that every Python carries.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -11,13 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ansible_test._internal import python_requirements
 from tests.checks.homes import own_home
 from tests.checks.runner import ROOT
 
 COLLECTION = ROOT / "collections/ansible_collections/virtfleet/core"
 PYTHON = "3.11"
 REAL_PROGRAMS = "/usr/local/bin:/usr/bin:/bin"
+PIP_CHATTER = re.compile(
+    r"\s*(Looking in|Collecting|Downloading|Processing|Using cached|Installing|Successfully|WARNING: Location|━)"
+)
 BOOTSTRAP = '''"""Stands in for get-pip.py: the pip that Python carries, then the versions asked for."""
 import subprocess
 import sys
@@ -31,7 +34,9 @@ if wanted:
 
 def pip_version() -> str:
     """Return the version of pip that this ansible-test wants (it is part of the bootstrap script's name)."""
-    found = re.search(r"pip='([\d.]+)'", Path(python_requirements.__file__).read_text())
+    package = importlib.util.find_spec("ansible_test")
+    source = Path(str(package.origin)).parent / "_internal/python_requirements.py" if package else Path()
+    found = re.search(r"pip='([\d.]+)'", source.read_text()) if source.is_file() else None
     if not found:
         raise SystemExit(
             "Failed to prepare ansible-test: it no longer says which pip it wants. Mend tests/checks/sanity.py."
@@ -57,7 +62,13 @@ def main() -> int:
     }
     command = ["ansible-test", "sanity", "--venv", "--python", PYTHON, "--color", "no", *sys.argv[1:]]
     try:
-        return subprocess.run(command, cwd=COLLECTION, env=environment, check=False).returncode
+        with subprocess.Popen(
+            command, cwd=COLLECTION, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout or ():
+                if not PIP_CHATTER.match(line):
+                    print(line, end="", flush=True)
+        return process.returncode
     finally:
         shutil.rmtree(COLLECTION / "tests/output", ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""A pytest plugin: a skipped or expected-to-fail test that tests/skips.txt does not list, with a reason, fails the run."""
+"""A pytest plugin: a skipped or expected-to-fail test that tests/skips.txt does not list fails the run."""
 
 from pathlib import Path
 

@@ -3,9 +3,9 @@
 # A line break inside a value is written \n, a backslash \\ (printf %b turns them back). Understands what cloud-init's files are
 # made of: block and flow collections, quoted and plain scalars, literal and folded blocks. No anchors, tags or multi-line plain scalars.
 
-function trim(s) { sub(/^[ \t]+/, "", s); sub(/[ \t\r]+$/, "", s); return s }
+function trim(s) { sub(/^[ \t\r\n]+/, "", s); sub(/[ \t\r\n]+$/, "", s); return s }
 
-function emit(path, value) { gsub(/\\/, "\\\\", value); gsub(/\n/, "\\n", value); print name path "\t" value }
+function emit(path, value) { gsub(/\\/, "&&", value); gsub(/\n/, "\\n", value); print name path "\t" value }
 
 # Value of a scalar as written: quotes off, escapes resolved, a comment after a plain one cut.
 function scalar(s,    out, c) {

@@ -1,0 +1,74 @@
+"""The runner of the checks tells the truth."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.checks.docs import anchors, broken_links
+from tests.checks.runner import ROOT, Check, Runner, conclude
+
+
+def run_pytest(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    (folder / "test_sample.py").write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.checks.skips",
+        "-q",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        str(folder),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pytest\ndef test_a(): pass\ndef test_b(): pytest.skip('because')\n",
+        "import pytest\ndef test_a(): pass\n@pytest.mark.xfail(reason='because')\ndef test_b(): assert False\n",
+        "import pytest\npytest.skip('because', allow_module_level=True)\n",
+    ],
+    ids=["skip", "xfail", "module"],
+)
+def test_a_skip_that_is_not_listed_fails_the_run(tmp_path: Path, text: str) -> None:
+    done = run_pytest(tmp_path, text)
+    assert done.returncode == 1, done.stdout
+    assert "because" in done.stdout.split("skips that tests/skips.txt does not list")[1]
+
+
+def test_no_test_at_all_fails_the_run(tmp_path: Path) -> None:
+    assert run_pytest(tmp_path, "").returncode == 5
+
+
+def test_the_closing_line_counts_and_the_status_is_true(capsys: pytest.CaptureFixture[str]) -> None:
+    good = Check("good", ("sh", "-c", "echo fine"))
+    bad = Check("bad", ("sh", "-c", "echo what went wrong; exit 3"), cheap=False)
+    later = Check("later", ("false",), needs="no/such/folder")
+    assert conclude(Runner().run([good, bad, later])) == 1
+    told = capsys.readouterr().out
+    assert "what went wrong" in told
+    assert told.splitlines()[-1] == "1 passed, 1 failed"
+    assert conclude(Runner().run([good, later])) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed"
+    assert conclude(Runner().run([later])) == 1, "nothing checked is not a success"
+
+
+def test_a_link_to_nowhere_is_found() -> None:
+    page = ROOT / "README.md"
+
+    class Fake(type(page)):  # type: ignore[misc] # the page with a text of ours
+        def read_text(self, *_: object, **__: object) -> str:
+            return "# Two words\n[a](LICENSE) [b](no-such.md) [c](#two-words) [d](#three) `[e](none)` [f](https://example.org)\n"
+
+    assert [problem.split("the link ")[1].split()[0] for problem in broken_links(Fake(page))] == [
+        "no-such.md",
+        "#three",
+    ]
+    assert anchors("# The `fleet` *entry*, explained\n") == {"the-fleet-entry-explained"}
