@@ -1,4 +1,4 @@
-"""The guest's reader of NoCloud files, against a real YAML parser (with this machine's awk; the guest has busybox's)."""
+"""The guest's reader of NoCloud files, against a real YAML parser (here with this machine's awk, there busybox's)."""
 
 import json
 import subprocess
