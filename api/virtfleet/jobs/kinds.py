@@ -1,0 +1,112 @@
+"""What kinds of jobs there are: which playbook does the work, for how long, how often, and what happens at the end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy.orm import Session
+
+from virtfleet import settings
+from virtfleet.models import Job
+
+FinalState = Literal["succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    `result` has, per host name, what the playbook published under `virtfleet`; it is filled as far as the run came,
+    also when it failed. `error` is the job's `{code, message, hint}`; `errors` has the first one of each host that failed.
+    """
+
+    state: FinalState
+    result: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, str] | None = None
+    errors: dict[str, dict[str, str]] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
+    """Names of the hosts on which a task failed and was not rescued."""
+    unreachable: tuple[str, ...] = ()
+    """Names of the hosts that Ansible could not reach."""
+
+
+def failure(code: str, message: str, hint: str = "") -> Outcome:
+    """Return the outcome of a job that failed as a whole."""
+    return Outcome("failed", error={"code": code, "message": message, "hint": hint})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job. All playbooks are idempotent, so that a job whose worker died simply runs again."""
+
+    name: str
+    playbook: str
+    """Path below the folder of playbooks."""
+    timeout: float | None = None
+    """Seconds that one attempt may take; None = the setting `job_timeout`."""
+    max_attempts: int | None = None
+    """How often a job may be begun when workers die in it; None = the setting `job_attempts`."""
+
+    @property
+    def path(self) -> Path:
+        """Return the playbook's file."""
+        return settings.share() / "playbooks" / self.playbook
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("vm.create", "vm/create.yml"),
+        Kind("vm.delete", "vm/delete.yml"),
+        Kind("vm.start", "vm/start.yml"),
+        Kind("vm.stop", "vm/stop.yml"),
+        Kind("vm.reboot", "vm/reboot.yml"),
+        Kind("vm.pause", "vm/pause.yml"),
+        Kind("vm.resume", "vm/resume.yml"),
+        Kind("host.discover", "host/discover.yml", timeout=60.0),
+        Kind("image.import", "image/import.yml", timeout=1800.0),
+        Kind("image.fetch", "image/fetch.yml", timeout=3600.0),
+    )
+}
+
+Finisher = Callable[[Session, Job, Outcome], None]
+SecretReader = Callable[[Session, str], bytes]
+_F = TypeVar("_F", bound=Finisher)
+_R = TypeVar("_R", bound=SecretReader)
+
+_finishers: dict[str, Finisher] = {}
+_secret_readers: list[SecretReader] = []
+
+
+def finisher(kind: str) -> Callable[[_F], _F]:
+    """Register what a service does when a job of this kind ends.
+
+    It runs inside the closing transaction, exactly once per job; so it does no I/O. `job` already has its final state.
+    """
+    if kind not in KINDS:
+        raise KeyError(f"There is no kind of job {kind!r}; kinds are {', '.join(KINDS)}.")
+
+    def register(function: _F) -> _F:
+        _finishers[kind] = function
+        return function
+
+    return register
+
+
+def finisher_of(kind: str) -> Finisher | None:
+    """Return what was registered for this kind."""
+    return _finishers.get(kind)
+
+
+def secret_reader(function: _R) -> _R:
+    """Register the function that gives the content of a secret; it raises LookupError for one that is gone."""
+    _secret_readers[:] = [function]
+    return function
+
+
+def read_secret(session: Session, secret_id: str) -> bytes:
+    """Return the content of a secret. Raises LookupError when there is none such."""
+    if not _secret_readers:
+        raise LookupError(f"secret {secret_id} cannot be read: no reader of secrets is registered")
+    return _secret_readers[0](session, secret_id)
