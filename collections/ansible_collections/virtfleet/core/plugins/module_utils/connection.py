@@ -128,9 +128,10 @@ def bounded(call: Callable[[], T], deadline: Deadline, wanted: str, undo: Callab
             hint = "Look at the host, or allow more time with the option timeout."
             raise VirtfleetError(wanted, f"no answer within {deadline.seconds:g} s", hint, "timeout") from None
         succeeded, value = outcome.get()
-    if succeeded:
-        return value  # type: ignore[no-any-return]
-    raise value
+    if not succeeded:
+        raise value
+    result: T = value
+    return result
 
 
 @contextlib.contextmanager

@@ -15,10 +15,10 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
-from ansible_collections.virtfleet.core.plugins.module_utils.image_format import ImageFormat
+from ansible_collections.virtfleet.core.plugins.module_utils.image_source import Source
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
@@ -36,20 +36,11 @@ _LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class Source:
-    """A local file that is known to be importable: open, measured and hashed."""
-
-    file: BinaryIO
-    size_bytes: int
-    image: ImageFormat
-    checksum: str
-    origin: str
-
-
-@dataclass(frozen=True)
 class Found:
     """What a pool holds under an image's name: `state` is absent, complete, partial or foreign (not made by import)."""
 
+    name: str
+    pool: str
     state: str
     volume: libvirt.virStorageVol | None = None
     marker: dict[str, Any] | None = None
@@ -81,10 +72,10 @@ def look(pool: libvirt.virStoragePool, name: str) -> Found:
         marker = _read_marker(marker_volume)
         # A damaged marker proves nothing; a begun import that got as far as its marker is complete.
         if marker is not None:
-            return Found("complete", volume, marker)
+            return Found(name, pool.name(), "complete", volume, marker)
     if volumes.find(pool, name + BEGUN) is not None or (volume is None and marker_volume is not None):
-        return Found("partial", volume)
-    return Found("absent") if volume is None else Found("foreign", volume)
+        return Found(name, pool.name(), "partial", volume)
+    return Found(name, pool.name(), "absent" if volume is None else "foreign", volume)
 
 
 def look_again(pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> Found:
@@ -112,18 +103,38 @@ def require(pool: libvirt.virStoragePool, name: str, wanted: str) -> libvirt.vir
     return found.volume
 
 
-def describe(found: Found) -> dict[str, Any]:
-    """Return `{name, pool, path, format, virtual_size_bytes, size_bytes, checksum}` of a complete image."""
-    assert found.volume is not None and found.marker is not None
+def describe(found: Found) -> dict[str, Any] | None:
+    """Return `{name, pool, path, format, virtual_size_bytes, size_bytes, checksum, complete}`, None if it is absent.
+
+    Of an image that is only partly there no more is known than its name, pool and that it is not complete.
+    """
+    if found.state == "absent" or (found.volume is None and found.state != "partial"):
+        return None
+    if found.volume is None or found.marker is None:
+        return {"name": found.name, "pool": found.pool, "complete": False}
     volume = volumes.describe(found.volume)
     return {
-        "name": volume["name"],
-        "pool": volume["pool"],
+        "name": found.name,
+        "pool": found.pool,
         "path": volume["path"],
         "format": found.marker["format"],
         "virtual_size_bytes": found.marker["virtual_size"],
         "size_bytes": found.marker["size"],
         "checksum": found.marker["checksum"],
+        "complete": True,
+    }
+
+
+def predict(name: str, pool_name: str, source: Source) -> dict[str, Any]:
+    """Return what `describe` will tell once a source is imported, save the path that libvirt chooses."""
+    return {
+        "name": name,
+        "pool": pool_name,
+        "format": source.image.format,
+        "virtual_size_bytes": source.image.virtual_size_bytes,
+        "size_bytes": source.size_bytes,
+        "checksum": source.checksum,
+        "complete": True,
     }
 
 
@@ -153,7 +164,7 @@ def import_file(
             check_same(found, name, pool.name(), source.checksum)
             return found
     try:
-        _check_room(pool, source.size_bytes, wanted)
+        check_room(pool, source.size_bytes, wanted)
         # With no size a raw file grows as it is filled; the format is found by libvirt afterwards.
         volume = volumes.make_for_upload(pool, name)
         volumes.upload(volume, source.file, source.size_bytes, deadline, wanted)
@@ -166,18 +177,20 @@ def import_file(
         }
         volumes.write_text(pool, name + MARKER, json.dumps(marker, sort_keys=True))
     except BaseException:
-        _clear(pool, name)
+        remove(pool, name)
         raise
     volumes.delete(pool, name + BEGUN)
     pools.refresh(pool, deadline)  # libvirt reads the format of what was uploaded
     return look(pool, name)
 
 
-def remove(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, found: Found) -> None:
-    """Delete an image with its marker. Raises VirtfleetError `refused` while overlays or machines use it."""
+def check_unused(connection: libvirt.virConnect, pool: libvirt.virStoragePool, found: Found) -> None:
+    """Refuse to remove an image that overlays or machines use, or a volume that no import has made."""
+    if found.state == "foreign":
+        text, hint = "no import has made that volume", "Delete it with module volume, if that is what is meant."
+        raise VirtfleetError(f"remove image {found.name}", text, hint, "refused")
     if found.volume is not None:
         volumes.check_removal(connection, pool, found.volume)
-    _clear(pool, name)
 
 
 def _begin(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> bool:
@@ -216,21 +229,25 @@ def _wait_for_other(
         elif time.monotonic() - last_growth >= STALLED_SECONDS:
             if found.volume is not None:
                 volumes.check_removal(connection, pool, found.volume)
-            _clear(pool, name)
-            return Found("absent")
+            remove(pool, name)
+            return Found(name, pool.name(), "absent")
         if deadline.passed:
             hint = "Try again when that one has ended, or allow more time with the option timeout."
             raise VirtfleetError(wanted, "another import of it is still going on", hint, "timeout")
         time.sleep(min(_LOOK_SECONDS, deadline.left()))
 
 
-def _clear(pool: libvirt.virStoragePool, name: str) -> None:
-    """Delete all that belongs to an image; the claim goes last, so that what is left always shows as partial."""
+def remove(pool: libvirt.virStoragePool, name: str) -> None:
+    """Delete all that belongs to an image (ask `check_unused` first).
+
+    The claim goes last, so that what a crash leaves always shows as partial.
+    """
     for volume_name in (name + MARKER, name, name + BEGUN):
         volumes.delete(pool, volume_name)
 
 
-def _check_room(pool: libvirt.virStoragePool, size_bytes: int, wanted: str) -> None:
+def check_room(pool: libvirt.virStoragePool, size_bytes: int, wanted: str) -> None:
+    """Refuse to begin an upload that the pool has no room for. Raises VirtfleetError `pool_full`."""
     available = pool.info()[3]
     if size_bytes > available:
         text = f"the pool {pool.name()} is full: {about(size_bytes)} are needed, {about(available)} are left"

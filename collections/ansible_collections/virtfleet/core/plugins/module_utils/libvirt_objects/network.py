@@ -237,6 +237,14 @@ def remove(network: libvirt.virNetwork) -> None:
         raise translate(error, f"remove network {name}") from error
 
 
+def check_unused(connection: libvirt.virConnect, name: str) -> None:
+    """Refuse to stop a network that running machines use: they would be cut off."""
+    users = machines_using(connection, name)
+    if users:
+        hint = "Stop them first, or cut them off with force: true."
+        raise VirtfleetError(f"stop network {name}", f"machines use it: {', '.join(users[:5])}", hint, "refused")
+
+
 def machines_using(connection: libvirt.virConnect, name: str) -> list[str]:
     """Return the names of the running machines with an interface in the network."""
     users = []

@@ -55,7 +55,7 @@ def active_pool(connection: libvirt.virConnect, name: str, wanted: str) -> libvi
             wanted, f"there is no pool {shown(name)}", f"{known} Make it with module pool.", "not_found"
         )
     if not found.isActive():
-        hint = "Start it: module pool with state active."
+        hint = "Start it: module pool with state present."
         raise VirtfleetError(wanted, f"the pool {name} is not active", hint, "refused")
     return found
 

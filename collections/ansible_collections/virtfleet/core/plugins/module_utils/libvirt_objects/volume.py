@@ -279,10 +279,10 @@ def overlays_of(pool: libvirt.virStoragePool, path: str) -> list[str]:
     return sorted(found)
 
 
-def machines_using(connection: libvirt.virConnect, paths: Collection[str]) -> list[str]:
+def machines_using(connection: libvirt.virConnect, paths: Collection[str], *, running_only: bool = False) -> list[str]:
     """Return the names of the machines, running or not, that have one of `paths` as a disk."""
     users = []
-    for domain in connection.listAllDomains(0):
+    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if running_only else 0):
         with contextlib.suppress(libvirtError):
             documents = [domain.XMLDesc(0)]
             if domain.isActive() and domain.isPersistent():

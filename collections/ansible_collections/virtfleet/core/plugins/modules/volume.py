@@ -1,0 +1,178 @@
+#!/usr/bin/python
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module volume."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: volume
+short_description: Volumes of a storage pool
+version_added: 0.1.0
+description:
+  - Makes a volume, empty, over an image, as a copy of another volume or from a local file. Grows and removes it.
+  - A volume never shrinks, and one that a machine has as a disk is never deleted.
+options:
+  name:
+    description: The name of the volume.
+    type: str
+    required: true
+  pool:
+    description: The pool that it lies in. It must be active.
+    type: str
+    required: true
+  state:
+    description: Whether the volume is to be there.
+    type: str
+    choices: [present, absent]
+    default: present
+  size:
+    description:
+      - The size that a machine sees, with a unit, such as V(10GiB). Needed for an empty volume; otherwise the size of
+        O(image), O(copy_of) or O(src), unless more is asked for.
+      - An existing volume that is smaller is grown. Asking for less than it has is an error.
+    type: str
+  format:
+    description:
+      - The format. A new volume is V(qcow2) unless told otherwise, one from O(src) has the file's format, and one in a
+        pool of type C(logical) must be V(raw).
+    type: str
+    choices: [qcow2, raw]
+  image:
+    description: The base volume in the same pool that the new volume lies over. The base is never written to.
+    type: str
+  copy_of:
+    description: The volume to copy. The copy is whole and independent.
+    type: dict
+    suboptions:
+      name:
+        description: The name of the volume to copy.
+        type: str
+        required: true
+      pool:
+        description: The pool of the volume to copy, O(pool) unless told otherwise.
+        type: str
+  src:
+    description:
+      - A disk image file B(where the module runs), usually the controller, whose content the new volume gets.
+      - Use M(virtfleet.core.image) for what other volumes are to lie over.
+    type: path
+extends_documentation_fragment:
+  - virtfleet.core.common
+  - virtfleet.core.common.attributes
+author:
+  - virtfleet contributors (@virtfleet)
+"""
+
+EXAMPLES = r"""
+- name: An empty disk
+  virtfleet.core.volume:
+    uri: "{{ virtfleet_uri }}"
+    pool: default
+    name: data1
+    size: 10GiB
+
+- name: A disk over an image
+  virtfleet.core.volume:
+    uri: "{{ virtfleet_uri }}"
+    pool: default
+    name: web1.root
+    image: debian-12
+    size: 20GiB
+
+- name: Upload an ISO image
+  virtfleet.core.volume:
+    uri: "{{ virtfleet_uri }}"
+    pool: default
+    name: rescue.iso
+    src: /srv/iso/rescue.iso
+    timeout: 600
+"""
+
+RETURN = r"""
+volume:
+  description:
+    - The volume, or null if it is absent. In check mode what it would be, as far as that is known before. Sizes are
+      bytes. C(image) is the path of the volume it lies over.
+  returned: success
+  type: dict
+  sample:
+    name: web1.root
+    pool: default
+    path: /var/lib/libvirt/images/web1.root
+    format: qcow2
+    capacity_bytes: 21474836480
+    allocation_bytes: 200704
+    physical_bytes: 196624
+    image: /var/lib/libvirt/images/debian-12
+plan:
+  description: What changed or would change, each with C(what), C(before), C(after) and C(effect).
+  returned: success
+  type: list
+  elements: dict
+"""
+
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_recipe
+from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
+from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_size
+
+SPEC: dict[str, Any] = {
+    **COMMON,
+    "name": {"type": "str", "required": True},
+    "pool": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "size": {"type": "str"},
+    "format": {"type": "str", "choices": list(volumes.FORMATS)},
+    "image": {"type": "str"},
+    "copy_of": {
+        "type": "dict",
+        "options": {"name": {"type": "str", "required": True}, "pool": {"type": "str"}},
+    },
+    "src": {"type": "path"},
+}
+RULES: dict[str, Any] = {"mutually_exclusive": [("image", "copy_of", "src")]}
+
+
+def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
+    """Bring the volume into the wanted state."""
+    name, pool_name = check_name(params["name"], "volume"), check_name(params["pool"], "pool")
+    recipe = None
+    if params["state"] == "present":
+        copy_of = params["copy_of"]
+        recipe = volume_recipe.Recipe(
+            name,
+            size_bytes=parse_size(params["size"], "the size of a volume") if params["size"] is not None else None,
+            format=params["format"],
+            image=params["image"],
+            original=(copy_of["pool"] or pool_name, copy_of["name"]) if copy_of else None,
+            src=params["src"],
+        )
+    whole, connecting = deadlines(params)
+    with opened_host(params["uri"], connecting) as connection:
+        if recipe is None and pools.find(connection, pool_name) is None:
+            return Result(changed=False, values={"volume": None, "plan": []})
+        wanted = f"make volume {name} {'present' if recipe else 'absent'}"
+        pool = pools.active_pool(connection, pool_name, wanted)
+        if recipe is not None:
+            todo = volume_recipe.present(connection, pool, recipe, check=check, deadline=whole)
+        else:
+            todo = volume_recipe.absent(connection, pool, name, check=check)
+        volume = volumes.find(pool, name) if recipe is not None and not check else None
+        described = volumes.describe(volume) if volume is not None else todo.after
+    return Result(todo.changed, {"volume": described, "plan": todo.as_list()}, todo.before, todo.after)
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    run(SPEC, execute, **RULES)
+
+
+if __name__ == "__main__":
+    main()
