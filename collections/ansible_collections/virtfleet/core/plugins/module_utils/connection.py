@@ -85,10 +85,17 @@ def open_host(uri: str, deadline: Deadline) -> libvirt.virConnect:
 
 @contextlib.contextmanager
 def opened_host(uri: str, deadline: Deadline) -> Iterator[libvirt.virConnect]:
-    """Open a host for the length of a `with` block; closing it never hides the block's own error."""
+    """Open a host for the length of a `with` block; closing it never hides the block's own error.
+
+    An error of the block that is about the host as a whole says which host it is.
+    """
     connection = open_host(uri, deadline)
     try:
         yield connection
+    except VirtfleetError as error:
+        if error.code in ("host_frozen", "host_unreachable"):
+            error.wanted += f" on {_shown(uri)}"
+        raise
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             connection.close()

@@ -33,10 +33,14 @@ _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 @dataclass(frozen=True)
 class Source:
-    """A file that is known to be importable: open, measured and hashed. `origin` tells people where it came from."""
+    """A file that is known to be importable: open, measured and hashed.
+
+    `data_bytes` is its size without its holes, `origin` tells people where it came from.
+    """
 
     file: BinaryIO
     size_bytes: int
+    data_bytes: int
     image: image_format.ImageFormat
     checksum: str
     origin: str
@@ -100,7 +104,7 @@ def local_file(
             text = f"{shown(path)} cannot be read: {error.strerror}"
             raise VirtfleetError(wanted, text, "Check the file.", "invalid") from error
         _compare(actual, checksum, wanted, Path(path).name)
-        yield Source(file, os.fstat(fd).st_size, image, actual, Path(path).name)
+        yield Source(file, *_sizes(fd), image, actual, Path(path).name)
 
 
 @contextlib.contextmanager
@@ -120,7 +124,12 @@ def download(
         _compare(actual, checksum, wanted, origin_of(url))
         binary: BinaryIO = file
         image = image_format.importable(image_format.inspect(binary, size), asked_format, wanted)
-        yield Source(binary, size, image, actual, origin_of(url))
+        yield Source(binary, *_sizes(file.fileno()), image, actual, origin_of(url))
+
+
+def _sizes(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_size, min(status.st_size, status.st_blocks * 512)  # POSIX leaves the unit open, Linux has 512
 
 
 def _fetch(url: str, file: IO[bytes], wanted: str, deadline: Deadline) -> str:

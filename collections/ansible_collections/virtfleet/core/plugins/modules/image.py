@@ -186,7 +186,7 @@ def _present(
         images.check_same(found, name, params["pool"], source.checksum)
         if found.marker is not None:
             return images.describe(found)
-        images.check_room(pool, source.size_bytes, wanted)
+        images.check_room(pool, source.data_bytes, wanted)
         if check:
             return images.predict(name, params["pool"], source)
         return images.describe(images.import_file(connection, pool, name, source, deadline))

@@ -164,7 +164,7 @@ def import_file(
             check_same(found, name, pool.name(), source.checksum)
             return found
     try:
-        check_room(pool, source.size_bytes, wanted)
+        check_room(pool, source.data_bytes, wanted)
         # With no size a raw file grows as it is filled; the format is found by libvirt afterwards.
         volume = volumes.make_for_upload(pool, name)
         volumes.upload(volume, source.file, source.size_bytes, deadline, wanted)
@@ -177,7 +177,8 @@ def import_file(
         }
         volumes.write_text(pool, name + MARKER, json.dumps(marker, sort_keys=True))
     except BaseException:
-        remove(pool, name)
+        with contextlib.suppress(VirtfleetError):  # what stopped the upload may stop this too; the claim then stays
+            remove(pool, name)
         raise
     volumes.delete(pool, name + BEGUN)
     pools.refresh(pool, deadline)  # libvirt reads the format of what was uploaded
@@ -246,11 +247,11 @@ def remove(pool: libvirt.virStoragePool, name: str) -> None:
         volumes.delete(pool, volume_name)
 
 
-def check_room(pool: libvirt.virStoragePool, size_bytes: int, wanted: str) -> None:
+def check_room(pool: libvirt.virStoragePool, data_bytes: int, wanted: str) -> None:
     """Refuse to begin an upload that the pool has no room for. Raises VirtfleetError `pool_full`."""
     available = pool.info()[3]
-    if size_bytes > available:
-        text = f"the pool {pool.name()} is full: {about(size_bytes)} are needed, {about(available)} are left"
+    if data_bytes > available:
+        text = f"the pool {pool.name()} is full: {about(data_bytes)} are needed, {about(available)} are left"
         raise VirtfleetError(wanted, text, "Free some space in the pool, or choose another pool.", "pool_full")
 
 

@@ -57,19 +57,20 @@ def summary(network: libvirt.virNetwork) -> dict[str, Any]:
 
 def settings(network: libvirt.virNetwork) -> dict[str, Any]:
     """Return what module network can set: `{name, mode, bridge, address, domain, dhcp, active, autostart}`."""
-    flags = 0
-    if network.isActive() and network.isPersistent():
-        flags = libvirt.VIR_NETWORK_XML_INACTIVE
-    try:
-        document = network.XMLDesc(flags)
-    except libvirtError:
-        document = network.XMLDesc(0)  # libvirt's test driver knows no flags
     return {
         "name": network.name(),
-        **definition_of(ET.fromstring(document)),
+        **definition_of(ET.fromstring(_document(network))),
         "active": bool(network.isActive()),
         "autostart": bool(network.autostart()),
     }
+
+
+def _document(network: libvirt.virNetwork) -> str:
+    """Return the definition that lasts, which an active network's present one may differ from."""
+    if network.isActive() and network.isPersistent():
+        with contextlib.suppress(libvirtError):  # libvirt's test driver knows no flags
+            return str(network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE))
+    return str(network.XMLDesc(0))
 
 
 def definition_of(root: ET.Element) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def plan_present(
         )
     kept = before or {"name": name, "autostart": active}
     after = {**kept, **(definition or {}), "active": active}
-    if before and definition and definition["mode"] != "bridge" and definition["bridge"] is None:
+    if before and definition and definition["bridge"] is None and "bridge" not in (before["mode"], definition["mode"]):
         after["bridge"] = before["bridge"]  # libvirt chose virbr0 or the like, and nobody asked for another
     if autostart is not None:
         after["autostart"] = autostart
@@ -195,6 +196,7 @@ def apply(connection: libvirt.virConnect, name: str, todo: plan.Plan, *, restart
     network = find(connection, name)
     recreated = bool(todo.with_effect(plan.RECREATE)) or before is None
     wanted = f"make network {name} as wanted"
+    old_document = _document(network) if network is not None else None
     try:
         if network is not None and network.isActive() and (recreated or not after["active"]):
             wanted = f"stop network {name}"
@@ -214,14 +216,25 @@ def apply(connection: libvirt.virConnect, name: str, todo: plan.Plan, *, restart
             wanted = f"set the autostart of network {name}"
             network.setAutostart(int(after["autostart"]))
     except libvirtError as error:
-        if before is None and (made := find(connection, name)) is not None:
-            # Nobody had it before: a definition that cannot start is not left behind.
-            with contextlib.suppress(libvirtError):
-                if made.isActive():
-                    made.destroy()
-                made.undefine()
+        if recreated:
+            _put_back(connection, name, old_document, active=bool(before and before["active"]))
         raise translate(error, wanted) from error
     return network
+
+
+def _put_back(connection: libvirt.virConnect, name: str, old_document: str | None, *, active: bool) -> None:
+    """Undo a definition that could not be started: the old one again, or none where there was none."""
+    with contextlib.suppress(libvirtError, VirtfleetError):
+        made = find(connection, name)
+        if made is not None and made.isActive():
+            made.destroy()
+        if old_document is None:
+            if made is not None:
+                made.undefine()
+            return
+        restored = connection.networkDefineXML(old_document)
+        if active:
+            restored.create()
 
 
 def remove(network: libvirt.virNetwork) -> None:

@@ -196,6 +196,7 @@ def apply(
     stopped = before is not None and before["active"] and (redefined or not after["active"])
     check_restart(name, todo, restart=restart)
     wanted = f"make pool {name} as wanted"
+    old_document = pool.XMLDesc(libvirt.VIR_STORAGE_XML_INACTIVE) if pool is not None else None
     try:
         if stopped and pool is not None:
             wanted = f"stop pool {name}"
@@ -211,16 +212,29 @@ def apply(
             wanted = f"set the autostart of pool {name}"
             pool.setAutostart(int(after["autostart"]))
     except (libvirtError, VirtfleetError) as error:
-        if before is None and (made := find(connection, name)) is not None:
-            # Nobody had it before: a definition that cannot start is not left behind.
-            with contextlib.suppress(libvirtError):
-                if made.isActive():
-                    made.destroy()
-                made.undefine()
+        if redefined:
+            _put_back(connection, name, old_document, active=bool(before and before["active"]), deadline=deadline)
         if isinstance(error, VirtfleetError):
             raise
         raise translate(error, wanted) from error
     return pool
+
+
+def _put_back(
+    connection: libvirt.virConnect, name: str, old_document: str | None, *, active: bool, deadline: Deadline
+) -> None:
+    """Undo a definition that could not be started: the old one again, or none where there was none."""
+    with contextlib.suppress(libvirtError, VirtfleetError):
+        made = find(connection, name)
+        if made is not None and made.isActive():
+            bounded(made.destroy, deadline, f"stop pool {name}")
+        if old_document is None:
+            if made is not None:
+                made.undefine()
+            return
+        restored = connection.storagePoolDefineXML(old_document, 0)
+        if active:
+            bounded(lambda: restored.create(0), deadline, f"start pool {name}")
 
 
 def check_restart(name: str, todo: plan.Plan, *, restart: bool) -> None:

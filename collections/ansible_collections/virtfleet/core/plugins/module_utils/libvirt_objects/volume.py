@@ -131,7 +131,8 @@ def make_copy(
         try:
             grow(copy, size)
         except VirtfleetError:
-            delete(pool, name)
+            with contextlib.suppress(VirtfleetError):
+                delete(pool, name)
             raise
     return copy
 
@@ -204,11 +205,10 @@ def upload(volume: libvirt.virStorageVol, source: BinaryIO, size_bytes: int, dea
         stream.sparseSendAll(read, section, skip, None)
         stream.finish()
         stream = None
+    except TimeoutError as error:
+        text = f"the upload took longer than {deadline.seconds:g} s"
+        raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout") from error
     except libvirtError as error:
-        if deadline.passed:
-            text = f"the upload took longer than {deadline.seconds:g} s"
-            hint = "Allow more time with the option timeout."
-            raise VirtfleetError(wanted, text, hint, "timeout") from error
         raise _explained(error, wanted, volume) from error
     finally:
         if stream is not None:

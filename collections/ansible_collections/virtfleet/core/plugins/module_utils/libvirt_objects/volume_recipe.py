@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,7 @@ def _from_file(
     if check:
         return todo
     wanted = f"upload volume {recipe.name} into pool {pool.name()}"
-    images.check_room(pool, source.size_bytes, wanted)
+    images.check_room(pool, source.data_bytes, wanted)
     volumes.delete(pool, recipe.name)
     made = volumes.make_for_upload(pool, recipe.name)
     try:
@@ -189,7 +190,8 @@ def _from_file(
         if filled is not None and recipe.size_bytes is not None and recipe.size_bytes > size:
             volumes.grow(filled, recipe.size_bytes)
     except BaseException:
-        volumes.delete(pool, recipe.name)
+        with contextlib.suppress(VirtfleetError):  # what stopped the upload may stop this too
+            volumes.delete(pool, recipe.name)
         raise
     return todo
 
