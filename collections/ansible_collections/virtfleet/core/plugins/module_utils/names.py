@@ -19,10 +19,10 @@ def shown(text: str) -> str:
 
 
 def check_name(name: str, what: str) -> str:
-    """Return `name` if it can name a `what` that we make. Raises VirtfleetError `invalid`."""
+    """Return `name` if a `what` that we make can have it. Raises VirtfleetError `invalid`."""
     if len(name) > MAX_LENGTH or not _NAME.fullmatch(name) or ".." in name:
         raise VirtfleetError(
-            f"use {shown(name)} as the name of a {what}",
+            f"use {shown(name)} as {what} name",
             "it has characters or a length that a name cannot have",
             f"Use 1 to {MAX_LENGTH} letters, digits, '.', '_', '+' and '-', the first one a letter, a digit or '_'.",
             "invalid",

@@ -313,7 +313,7 @@ def _checked_dhcp(
         if not _MAC.fullmatch(mac):
             raise wrong(f"{shown(mac)} is no MAC address", "Write it like 52:54:00:12:34:56.")
         if host.get("name") is not None:
-            check_name(host["name"], "host in dhcp")
+            check_name(host["name"], "dhcp host")
         hosts.append({"mac": mac, "address": inside(host["address"]), "name": host.get("name")})
     for key in ("mac", "address"):
         if len({host[key] for host in hosts}) != len(hosts):
