@@ -127,20 +127,34 @@ def renew(session: Session, attempts: dict[str, str], worker: str, lease_seconds
         )
 
 
-def standing(session: Session, attempts: dict[str, str]) -> dict[str, str]:
+def standing(session: Session, attempts: dict[str, str], worker: str) -> dict[str, str]:
     """Say, for each of `attempts` (job id → attempt id): "mine", "cancel" (somebody wants it ended) or "lost"."""
-    query = select(Job.id, Job.attempt_id, Job.state, Job.cancel_requested_at).where(Job.id.in_(attempts))
+    query = select(Job.id, Job.attempt_id, Job.cancel_requested_at)
     found = dict.fromkeys(attempts, "lost")
-    for job_id, attempt_id, state, cancel_requested_at in session.execute(query):
-        if attempt_id == attempts[job_id] and state == "running":
+    mine = (Job.id.in_(attempts), Job.worker == worker, Job.state == "running")
+    for job_id, attempt_id, cancel_requested_at in session.execute(query.where(*mine)):
+        if attempt_id == attempts[job_id]:
             found[job_id] = "mine" if cancel_requested_at is None else "cancel"
     return found
 
 
-def held(session: Session, job_id: str, attempt_id: str) -> Job | None:
-    """Return the job, its row locked, if this attempt still is the one that runs it."""
+def held(session: Session, job_id: str, attempt_id: str, worker: str) -> Job | None:
+    """Return the job, its row locked, if it still is this worker's in this attempt."""
     job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
-    return job if job is not None and job.state == "running" and job.attempt_id == attempt_id else None
+    if job is None or job.state != "running":
+        return None
+    return job if (job.attempt_id, job.worker) == (attempt_id, worker) else None
+
+
+def take_over(session: Session, job_id: str, worker: str, lease_seconds: float) -> Job | None:
+    """Make a running job whose lease has ended `worker`'s, its attempt unchanged; None when the lease is good again."""
+    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    if job is None or job.state != "running" or (job.lease_until is not None and job.lease_until > clock.now()):
+        return None
+    job.worker = worker
+    job.lease_until = clock.after(lease_seconds)
+    session.flush()
+    return job
 
 
 def lapsed(session: Session, before: datetime) -> list[Job]:

@@ -18,7 +18,7 @@ class Outcome:
     """How a job ended.
 
     `result` has, per host name, what the playbook published under `virtfleet`; it is filled as far as the run came,
-    also when it failed. `error` is the job's `{code, message, hint}`; `errors` has the first one of each host that failed.
+    also when it failed. `error` is the job's `{code, message, hint}`; `errors` has the same for each host that failed.
     """
 
     state: FinalState

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -88,10 +89,11 @@ def cancel(session: Session, job: Job) -> list[str]:
     return []
 
 
-def cancelled(job: Job) -> Outcome:
-    """Return the outcome of a job that was cancelled."""
+def cancelled(job: Job, reached: Outcome | None = None) -> Outcome:
+    """Return the outcome of a job that was cancelled; `reached` is what its run had come to."""
     when = "before it began" if job.state == "queued" else "while it ran"
-    return Outcome("cancelled", error={"code": "cancelled", "message": f"The job was cancelled {when}.", "hint": ""})
+    error = {"code": "cancelled", "message": f"The job was cancelled {when}.", "hint": ""}
+    return replace(reached or Outcome("cancelled"), state="cancelled", error=error)
 
 
 def close(session: Session, job: Job, outcome: Outcome) -> list[str]:

@@ -11,7 +11,7 @@ from huey.registry import Message
 from huey.serializer import Serializer
 
 from virtfleet import clock, database, settings
-from virtfleet.jobs import claim, lifecycle
+from virtfleet.jobs import claim
 
 RING_AGAIN_SECONDS = 10.0
 """A job that may run and for which nobody rang for so long is rung for again."""
@@ -102,14 +102,6 @@ def sweep(quiet_seconds: float = RING_AGAIN_SECONDS) -> list[str]:
         log.info("%s: rung for by the sweeper", job_id)
     ring(found)
     return found
-
-
-def close_hopeless(job_id: str) -> bool:
-    """Close a queued job that can never run because one that it needs did not succeed; tell whether that was so."""
-    with database.write() as session:
-        to_ring = lifecycle.close_if_hopeless(session, job_id)
-    ring(to_ring or [])
-    return to_ring is not None
 
 
 def forget_bells() -> None:
