@@ -92,9 +92,10 @@ def local_file(
         reason = error.strerror if isinstance(error, OSError) else str(error)
         hint = "The file must be there, and readable, where the module runs."
         raise VirtfleetError(wanted, f"{shown(path)} cannot be opened: {reason}", hint, "not_found") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise VirtfleetError(wanted, f"{shown(path)} is not a regular file", "Give an image file.", "invalid")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise VirtfleetError(wanted, f"{shown(path)} is not a regular file", "Give an image file.", "invalid")
         try:
             found = image_format.inspect(file, os.fstat(fd).st_size)
             image = image_format.importable(found, asked_format, wanted)
