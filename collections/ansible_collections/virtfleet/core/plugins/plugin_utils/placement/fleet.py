@@ -9,7 +9,7 @@ Columns are plain lists in the order of the hosts' names, so that a look over a 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import (
     Disk,
@@ -240,6 +240,18 @@ class Fleet:
     def release(self, claim: Claim) -> None:
         """Give a claim back."""
         self._apply(claim, -1)
+
+    def hold(self, claim: Claim) -> None:
+        """Keep a place taken for a machine that is on its way elsewhere. A disk in a shared pool does not move."""
+        self._apply(self._held(claim), 1)
+
+    def unhold(self, claim: Claim) -> None:
+        """Let go of a place that was held."""
+        self._apply(self._held(claim), -1)
+
+    def _held(self, claim: Claim) -> Claim:
+        pools = tuple(each for each in claim.pools if claim.host not in self.pool_shared.get(each[0], ()))
+        return replace(claim, pools=pools)
 
     def _apply(self, claim: Claim, sign: int) -> None:
         number = claim.host

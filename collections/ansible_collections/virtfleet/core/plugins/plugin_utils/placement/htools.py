@@ -101,6 +101,7 @@ def import_htools(text: str) -> tuple[dict[str, Any], list[str]]:
         vm["zone"] = zone_of[vm["host"]]
         members.update(vm["groups"])
         vms.append(vm)
+    notes.extend(_overfull(hosts, vms))
     state = {
         "schema_version": SCHEMA_VERSION,
         "generation": None,
@@ -110,6 +111,18 @@ def import_htools(text: str) -> tuple[dict[str, Any], list[str]]:
         "groups": [{"name": name, "rule": "anti-affinity"} for name in sorted(members)],
     }
     return plain_state(read_state(state)), notes
+
+
+def _overfull(hosts: list[dict[str, Any]], vms: list[dict[str, Any]]) -> list[str]:
+    """Return a note for each host whose machines take more than the file says is taken; the state counts all of it."""
+    taken: dict[str, int] = {}
+    for vm in vms:
+        taken[vm["host"]] = taken.get(vm["host"], 0) + vm["memory_bytes"]
+    return [
+        f"{host['name']}: its instances take {taken[host['name']] // MIB} MiB of memory, more than the file counts"
+        for host in hosts
+        if taken.get(host["name"], 0) > host["memory"].get("allocated_bytes", 0)
+    ]
 
 
 def _ratios(policies: list[tuple[int, list[str]]]) -> dict[str, float]:

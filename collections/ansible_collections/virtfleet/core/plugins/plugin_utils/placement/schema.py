@@ -75,7 +75,7 @@ class NumaNode:
 class Host:
     """A hypervisor. `allocated` counts all its machines, those listed in the state among them.
 
-    Where the input leaves `allocated` out, it is what the machines listed take.
+    It is at least what the machines listed take; where the input leaves it out, it is just that.
     """
 
     name: str
@@ -196,7 +196,7 @@ def _pool(value: object, path: str, listed: list[Disk]) -> Pool:
     taken = sum(int(disk.size_bytes * ratio) if disk.overlay else disk.size_bytes for disk in listed)
     pool = Pool(
         total_bytes=door.integer("total_bytes", most=LARGEST_POOL, unit="bytes"),
-        allocated_bytes=door.integer("allocated_bytes", taken, most=LARGEST_POOL, unit="bytes"),
+        allocated_bytes=max(taken, door.integer("allocated_bytes", taken, most=LARGEST_POOL, unit="bytes")),
         ratio=door.number("ratio", 1.0, least=0.0, most=1000.0),
         shared=door.truth("shared", False),
     )
@@ -235,6 +235,8 @@ def read_host(value: object, path: str = "host", listed: Mapping[str, list[Vm]] 
     door = Door(value, path)
     name = door.text("name")
     machines = (listed or {}).get(name, [])
+    taken_vcpus = sum(vm.vcpus for vm in machines)
+    taken_memory = sum(vm.memory_bytes for vm in machines)
     disks: dict[str, list[Disk]] = {}
     for vm in machines:
         for disk in vm.disks:
@@ -251,11 +253,11 @@ def read_host(value: object, path: str = "host", listed: Mapping[str, list[Vm]] 
         maintenance=door.truth("maintenance", False),
         tags=frozenset(door.texts("tags")),
         vcpus_total=vcpus.integer("total", none_needed, unit="vCPUs"),
-        vcpus_allocated=vcpus.integer("allocated", sum(vm.vcpus for vm in machines), unit="vCPUs"),
+        vcpus_allocated=max(taken_vcpus, vcpus.integer("allocated", taken_vcpus, unit="vCPUs")),
         vcpus_reserved=vcpus.integer("reserved", 0, unit="vCPUs"),
         vcpus_ratio=vcpus.number("ratio", 1.0, most=1000.0),
         memory_total_bytes=memory.integer("total_bytes", none_needed, unit="bytes"),
-        memory_allocated_bytes=memory.integer("allocated_bytes", sum(vm.memory_bytes for vm in machines), unit="bytes"),
+        memory_allocated_bytes=max(taken_memory, memory.integer("allocated_bytes", taken_memory, unit="bytes")),
         memory_reserved_bytes=memory.integer("reserved_bytes", 0, unit="bytes"),
         memory_ratio=memory.number("ratio", 1.0, most=1000.0),
         pools={each: _pool(pool, where, disks.get(each, [])) for each, pool, where in door.entries("pools")},

@@ -71,6 +71,15 @@ class Standing:
         self.on[old.host].discard(vm)
         self.on[host].add(vm)
 
+    def move_back(self, vm: int, claim: Claim) -> None:
+        """Undo a move: the machine has again exactly what it had."""
+        now = self.claims[vm]
+        self.fleet.release(now)
+        self.fleet.take(claim)
+        self.claims[vm] = claim
+        self.on[now.host].discard(vm)
+        self.on[claim.host].add(vm)
+
     def is_movable(self, vm: int) -> bool:
         """Tell whether a plan may move a machine: movable, and on a host that answers."""
         return self.vms[vm].movable and self.fleet.hosts[self.claims[vm].host].live
