@@ -81,14 +81,20 @@ def refresh(pool: libvirt.virStoragePool, deadline: Deadline) -> None:
 
 def settings(pool: libvirt.virStoragePool) -> dict[str, Any]:
     """Return what module pool can set: `{name, type, path, source, active, autostart}`."""
-    inactive = libvirt.VIR_STORAGE_XML_INACTIVE
-    root = ET.fromstring(pool.XMLDesc(inactive if pool.isPersistent() else 0))
     return {
         "name": pool.name(),
-        **definition_of(root),
+        **definition_of(ET.fromstring(_document(pool))),
         "active": bool(pool.isActive()),
         "autostart": bool(pool.autostart()),
     }
+
+
+def _document(pool: libvirt.virStoragePool) -> str:
+    """Return the definition that lasts, which an active pool's present one may differ from."""
+    if pool.isActive() and pool.isPersistent():
+        with contextlib.suppress(libvirtError):  # libvirt's test driver knows no flags
+            return str(pool.XMLDesc(libvirt.VIR_STORAGE_XML_INACTIVE))
+    return str(pool.XMLDesc(0))
 
 
 def definition_of(root: ET.Element) -> dict[str, Any]:
@@ -196,7 +202,7 @@ def apply(
     stopped = before is not None and before["active"] and (redefined or not after["active"])
     check_restart(name, todo, restart=restart)
     wanted = f"make pool {name} as wanted"
-    old_document = pool.XMLDesc(libvirt.VIR_STORAGE_XML_INACTIVE) if pool is not None else None
+    old_document = _document(pool) if pool is not None else None
     try:
         if stopped and pool is not None:
             wanted = f"stop pool {name}"

@@ -76,8 +76,8 @@ def volume_xml(
     ET.SubElement(root, "capacity", unit="bytes").text = str(capacity_bytes)
     if sparse:
         ET.SubElement(root, "allocation", unit="bytes").text = "0"
+    target = ET.SubElement(root, "target")
     if volume_format:
-        target = ET.SubElement(root, "target")
         ET.SubElement(target, "format", type=volume_format)
         if volume_format == "qcow2":
             ET.SubElement(target, "compat").text = "1.1"

@@ -25,7 +25,12 @@ def test_a_deadline_that_passes_says_what_was_waited_for() -> None:
 
 def test_an_event_wakes_at_once_and_a_lost_one_is_found_by_polling() -> None:
     happened, states = threading.Event(), []
-    threading.Timer(0.05, lambda: (states.append(1), happened.set())).start()
+
+    def happen() -> None:
+        states.append(1)
+        happened.set()
+
+    threading.Timer(0.05, happen).start()
     began = time.monotonic()
     assert wait_for(lambda: states, Deadline(5), "it", event=happened, poll=5) == [1]
     assert time.monotonic() - began < 2
