@@ -8,9 +8,33 @@ Nothing here reads a clock, a file or the network; time and randomness are input
 
 from __future__ import annotations
 
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.capacity import capacity
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.consolidate import consolidate
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.placing import place
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.drain import drain
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.htools import export_htools, import_htools
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.placing import algorithm, place
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import DEFAULT_POLICY, NAMED
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.rebalance import rebalance
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scale import scale
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.score import score
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.what_if import what_if
 
-__all__ = ["DEFAULT_POLICY", "NAMED", "SCHEMA_VERSION", "SchemaError", "place"]
+__all__ = [
+    "DEFAULT_POLICY",
+    "NAMED",
+    "SCHEMA_VERSION",
+    "SchemaError",
+    "algorithm",
+    "capacity",
+    "consolidate",
+    "drain",
+    "export_htools",
+    "import_htools",
+    "place",
+    "rebalance",
+    "scale",
+    "score",
+    "what_if",
+]

@@ -32,7 +32,7 @@ class Standing:
     def __init__(self, state: State) -> None:
         self.state = state
         self.fleet = Fleet(state)
-        self.vms = state.vms
+        self.vms: list[Vm] = list(state.vms)
         self.needs = [request_of(vm) for vm in state.vms]
         self.claims: list[Claim] = [self.fleet.claim_of(vm) for vm in state.vms]
         self.on: list[set[int]] = [set() for _host in state.hosts]
@@ -70,6 +70,14 @@ class Standing:
         self.claims[vm] = self.fleet.claim(host, self.needs[vm])
         self.on[old.host].discard(vm)
         self.on[host].add(vm)
+
+    def add(self, need: Request, host: int) -> None:
+        """Add a machine that is not in the state. The caller has seen that it fits."""
+        self.on[host].add(len(self.vms))
+        self.claims.append(self.fleet.claim(host, need))
+        self.needs.append(need)
+        name = self.fleet.hosts[host].name
+        self.vms.append(Vm(id=need.id, host=name, vcpus=need.vcpus, memory_bytes=need.memory_bytes, disks=need.disks))
 
     def move_back(self, vm: int, claim: Claim) -> None:
         """Undo a move: the machine has again exactly what it had."""
