@@ -3,13 +3,13 @@
 On SIGTERM or SIGINT it takes no more jobs, gives those that run a few seconds, then ends them and puts them back.
 """
 
+import importlib
 import logging
 import os
 import select
 import signal
 from typing import Any
 
-import virtfleet.services  # noqa: F401 - importing it registers what the services do at the end of their jobs
 from virtfleet import migrations, settings
 from virtfleet.jobs import queue
 from virtfleet.jobs.work import Worker
@@ -22,7 +22,7 @@ HEALTH_SECONDS = 10.0
 log = logging.getLogger("virtfleet.worker")
 
 
-def serve(worker: Worker) -> None:
+def serve(worker: Worker, grace_seconds: float = GRACE_SECONDS) -> None:
     """Hear the bell in as many threads as the settings say, until SIGTERM or SIGINT comes."""
     # A handler may do no more than this: the thread it interrupts may hold any lock.
     told_to_stop = os.eventfd(0, os.EFD_CLOEXEC)
@@ -51,11 +51,13 @@ def serve(worker: Worker) -> None:
         consumer.check_worker_health()
     log.info("worker %s is stopping", worker.id)
     consumer.stop_flag.set()
-    worker.close(GRACE_SECONDS)
+    worker.close(grace_seconds)
 
 
 def main() -> None:
     """Run the worker in the foreground."""
+    # Importing the services registers what they do at the end of their jobs, and how secrets are read.
+    importlib.import_module("virtfleet.services")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("huey").setLevel(logging.WARNING)
     migrations.upgrade()

@@ -148,6 +148,10 @@ def dump(data: Any) -> str:
 
 def prepare(session: Session, job: Job) -> Attempt:
     """Read what the job's present attempt needs. Raises CannotRun when something of it is gone."""
+    kind = kinds.KINDS.get(job.kind)
+    if kind is None:
+        message = f"This worker does not know jobs of kind {job.kind!r}."
+        raise CannotRun("unknown_kind", message, "It is older than the API: restart the workers, then ask again.")
     hosts = {host.id: host for host in (session.get(Host, host_id) for host_id in job.host_ids) if host}
     missing = [host_id for host_id in job.host_ids if host_id not in hosts]
     if missing:
@@ -163,7 +167,7 @@ def prepare(session: Session, job: Job) -> Attempt:
         job_id=job.id,
         number=job.attempt,
         attempt_id=job.attempt_id or "",
-        playbook=kinds.KINDS[job.kind].path,
+        playbook=kind.path,
         timeout=job.timeout,
         variables=job.variables,
         targets=_targets([hosts[host_id] for host_id in job.host_ids]),
