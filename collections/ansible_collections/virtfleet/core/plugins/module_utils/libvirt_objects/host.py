@@ -128,11 +128,12 @@ def _machine(document: str, statistics: dict[str, Any]) -> dict[str, Any]:
     vcpu = root.find("vcpu")
     maximum = int((vcpu.text if vcpu is not None else None) or 1)
     memory = _bytes_of(root.find("memory"))
-    cpu_time = statistics.get("cpu.time")
+    state = _STATES.get(statistics.get("state.state", 0), "unknown")
+    cpu_time = statistics.get("cpu.time") if state != "stopped" else None  # seen: a stopped machine with 17.6 s
     return {
         "name": root.findtext("name"),
         "uuid": root.findtext("uuid"),
-        "state": _STATES.get(statistics.get("state.state", 0), "unknown"),
+        "state": state,
         "vcpus": int(vcpu.get("current", maximum)) if vcpu is not None else maximum,
         "vcpus_maximum": maximum,
         "memory_bytes": memory,

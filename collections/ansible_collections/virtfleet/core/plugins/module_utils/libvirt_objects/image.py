@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +182,10 @@ def import_file(
         raise
     volumes.delete(pool, name + BEGUN)
     pools.refresh(pool, deadline)  # libvirt reads the format of what was uploaded
-    return look(pool, name)
+    made = look(pool, name)
+    if made.state != "complete":
+        raise VirtfleetError(wanted, "somebody removed it as soon as it was there", "Try again.", "internal")
+    return made
 
 
 def check_unused(connection: libvirt.virConnect, pool: libvirt.virStoragePool, found: Found) -> None:
@@ -200,11 +203,13 @@ def _begin(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: s
     if found.state in ("complete", "partial"):
         return False
     check_same(found, name, pool.name(), None)
-    claim = json.dumps({"host": connection.getHostname(), "pid": os.getpid()})
+    claim = json.dumps({"host": connection.getHostname(), "run": str(uuid.uuid4())})
     try:
         volumes.write_text(pool, name + BEGUN, claim)
-    except VirtfleetError as error:
-        if error.code != "already_exists":
+    except VirtfleetError:
+        # Libvirt has several codes for a file that another host has just put there.
+        pools.refresh(pool, deadline)
+        if volumes.find(pool, name + BEGUN) is None:
             raise
         return False
     return True
@@ -214,28 +219,38 @@ def _wait_for_other(
     connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, deadline: Deadline, wanted: str
 ) -> Found:
     """Wait until the other run has finished (complete) or has stood still and was cleared away (absent)."""
-    last_growth, last_seen = time.monotonic(), None
+    last_growth = time.monotonic()
+    last_seen: tuple[Any, ...] | None = None
     while True:
         pools.refresh(pool, deadline)
         found = look(pool, name)
         if found.state != "partial":
             return found
-        seen = None
-        if found.volume is not None:
-            with contextlib.suppress(VirtfleetError):
-                described = volumes.describe(found.volume)
-                seen = (described["allocation_bytes"], described["physical_bytes"])
+        seen = _progress(pool, found)
         if seen != last_seen:
             last_growth, last_seen = time.monotonic(), seen
         elif time.monotonic() - last_growth >= STALLED_SECONDS:
             if found.volume is not None:
                 volumes.check_removal(connection, pool, found.volume)
-            remove(pool, name)
+            if _progress(pool, found) == seen:  # nobody else has begun again meanwhile
+                remove(pool, name)
             return Found(name, pool.name(), "absent")
         if deadline.passed:
             hint = "Try again when that one has ended, or allow more time with the option timeout."
             raise VirtfleetError(wanted, "another import of it is still going on", hint, "timeout")
         time.sleep(min(_LOOK_SECONDS, deadline.left()))
+
+
+def _progress(pool: libvirt.virStoragePool, found: Found) -> tuple[str | None, Any, Any]:
+    """Return who uploads and how far that is: what changes while an import is alive."""
+    claim, allocation, physical = None, None, None
+    with contextlib.suppress(VirtfleetError):  # gone between two looks
+        if (begun := volumes.find(pool, found.name + BEGUN)) is not None:
+            claim = volumes.read_text(begun, MARKER_BYTES)
+        if found.volume is not None:
+            described = volumes.describe(found.volume)
+            allocation, physical = described["allocation_bytes"], described["physical_bytes"]
+    return claim, allocation, physical
 
 
 def remove(pool: libvirt.virStoragePool, name: str) -> None:
