@@ -190,8 +190,7 @@ def check_restart(name: str, todo: plan.Plan, *, restart: bool) -> None:
 
 def apply(connection: libvirt.virConnect, name: str, todo: plan.Plan, *, restart: bool) -> libvirt.virNetwork:
     """Carry out a plan of `plan_present`. Raises VirtfleetError `refused` if it needs a restart that is not allowed."""
-    before, after = todo.before, todo.after
-    assert after is not None
+    before, after = todo.before, todo.after or {}
     check_restart(name, todo, restart=restart)
     network = find(connection, name)
     recreated = bool(todo.with_effect(plan.RECREATE)) or before is None
@@ -205,7 +204,8 @@ def apply(connection: libvirt.virConnect, name: str, todo: plan.Plan, *, restart
             wanted = f"define network {name}"
             uuid = network.UUIDString() if network is not None else None
             network = connection.networkDefineXML(network_xml(name, after, uuid))
-        assert network is not None
+        if network is None:
+            raise VirtfleetError(wanted, "somebody removed it meanwhile", "Try again.", "not_found")
         if not recreated and before is not None and todo.touches("dhcp.hosts"):
             wanted = f"change the reserved addresses of network {name}"
             _update_hosts(network, before["dhcp"]["hosts"], after["dhcp"]["hosts"])

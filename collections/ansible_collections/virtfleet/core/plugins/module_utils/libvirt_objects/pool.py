@@ -195,8 +195,7 @@ def apply(
     connection: libvirt.virConnect, name: str, todo: plan.Plan, *, restart: bool, deadline: Deadline
 ) -> libvirt.virStoragePool:
     """Carry out a plan of `plan_present`. Raises VirtfleetError `refused` if it needs a restart that is not allowed."""
-    before, after = todo.before, todo.after
-    assert after is not None
+    before, after = todo.before, todo.after or {}
     pool = find(connection, name)
     redefined = before is None or todo.touches(*_DEFINITION)
     stopped = before is not None and before["active"] and (redefined or not after["active"])
@@ -211,7 +210,8 @@ def apply(
             wanted = f"define pool {name}"
             uuid = pool.UUIDString() if pool is not None else None
             pool = connection.storagePoolDefineXML(pool_xml(name, after, uuid), 0)
-        assert pool is not None
+        if pool is None:
+            raise VirtfleetError(wanted, "somebody removed it meanwhile", "Try again.", "not_found")
         if after["active"] and not pool.isActive():
             _start(pool, after, deadline, build=redefined)
         if bool(pool.autostart()) != after["autostart"]:

@@ -66,7 +66,7 @@ def present(
     base = images.require(pool, recipe.image, f"make volume {recipe.name}") if recipe.image is not None else None
     if volume is not None:
         return _adjusted(connection, volume, recipe, base, check=check)
-    original = _original(connection, recipe) if recipe.original is not None else None
+    original = _original(connection, recipe.name, *recipe.original) if recipe.original is not None else None
     after = _predicted(pool, recipe, base or original, over=base is not None)
     todo = plan.compare(None, after)
     if check:
@@ -202,10 +202,8 @@ def _holds_all_of(volume: libvirt.virStorageVol, source: Source) -> bool:
     return physical is None or physical >= source.size_bytes
 
 
-def _original(connection: libvirt.virConnect, recipe: Recipe) -> libvirt.virStorageVol:
-    assert recipe.original is not None
-    pool_name, name = recipe.original
-    wanted = f"copy volume {check_name(name, 'volume')} to {recipe.name}"
+def _original(connection: libvirt.virConnect, copy: str, pool_name: str, name: str) -> libvirt.virStorageVol:
+    wanted = f"copy volume {check_name(name, 'volume')} to {copy}"
     original = volumes.find(pools.active_pool(connection, pool_name, wanted), name)
     if original is None:
         raise VirtfleetError(wanted, f"there is no volume {name} in pool {pool_name}", "Check the name.", "not_found")

@@ -33,7 +33,7 @@ def test_an_error_reads_as_sentences() -> None:
 
 def test_an_unknown_code_is_a_mistake_of_ours() -> None:
     with pytest.raises(ValueError, match="not one of"):
-        VirtfleetError("a", "b", "c", "no_such_code")
+        raise VirtfleetError("a", "b", "c", "no_such_code")
 
 
 @pytest.mark.parametrize(("name", "code"), sorted(errors._CODE_BY_NAME.items()))
