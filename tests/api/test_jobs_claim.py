@@ -230,6 +230,30 @@ def test_a_finisher_that_raises_does_not_lose_the_job(bench: Bench, caplog: pyte
     assert bench.events(job_id)[-1].kind == "end"
 
 
+def test_a_job_submitted_at_the_end_of_another_is_rung_for(bench: Bench) -> None:
+    followers: list[str] = []
+
+    @kinds.finisher("test.noop")
+    def _finish(session: Any, job: Job, _outcome: Outcome) -> None:
+        given: dict[str, Any] = {"project_id": job.project_id, "owner_id": job.owner_id}
+        given |= {"host_ids": [], "variables": {}, "subjects": []}
+        if not followers:
+            followers.append(lifecycle.submit(session, "test.noop", **given).id)
+
+    assert end(bench, bench.submit("test.noop")) == followers
+
+
+def test_no_crowd_of_waiting_jobs_hides_one_that_can_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "MOST_CANDIDATES", 3)
+    blocker = bench.submit("test.noop", exclusive=("vm:a",))
+    take(blocker)
+    for _ in range(4):
+        bench.submit("test.noop", exclusive=("vm:a",))
+    hidden = bench.submit("test.noop", exclusive=("vm:b",))
+    assert queue.sweep(quiet_seconds=0.0) == []
+    assert queue.sweep(quiet_seconds=0.0) == [hidden]
+
+
 def test_the_change_feed_tells_of_every_step(bench: Bench) -> None:
     job_id = bench.submit("test.noop")
     end(bench, job_id)

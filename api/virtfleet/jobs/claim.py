@@ -7,7 +7,7 @@ after the other, and no claim can see half of another one.
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from virtfleet import clock
@@ -91,16 +91,21 @@ def now_ready(session: Session, job_id: str, resources: list[str], limit: int = 
     return found
 
 
-def unrung(session: Session, before: datetime, limit: int) -> list[Job]:
-    """Return jobs that may run, or that need a failed one, and that nobody has rung for since `before`."""
-    quiet = or_(Job.rung_at < before, (Job.rung_at.is_(None)) & (Job.created_at < before))
-    query = select(Job).where(Job.state == "queued", quiet, _due(clock.now())).order_by(Job.number)
-    found: list[Job] = []
-    for job in session.scalars(query.limit(MOST_CANDIDATES)):
-        if ready(session, job) or broken_dependency(session, job) is not None:
-            found.append(job)
-            if len(found) == limit:
-                break
+def anybody_unrung(session: Session, before: datetime) -> bool:
+    """Tell whether there are queued jobs that nobody has looked at since `before`."""
+    return session.scalar(_unrung(before).limit(1)) is not None
+
+
+def unrung(session: Session, before: datetime) -> list[str]:
+    """Return jobs that may run (or must fail), and that nobody has rung for since `before`, longest forgotten first.
+
+    All that were looked at are marked, so that the next look goes on with others: no crowd of waiting jobs can hide one
+    that could run.
+    """
+    looked_at = session.scalars(_unrung(before).limit(MOST_CANDIDATES)).all()
+    found = [job.id for job in looked_at if ready(session, job) or broken_dependency(session, job) is not None]
+    marked = update(Job).where(Job.id.in_([job.id for job in looked_at]))
+    session.execute(marked.values(rung_at=clock.now(), updated_at=Job.updated_at))
     return found
 
 
@@ -161,6 +166,11 @@ def lapsed(session: Session, before: datetime) -> list[Job]:
     """Return the running jobs whose lease ended before that moment, oldest first."""
     query = select(Job).where(Job.state == "running", Job.lease_until < before).order_by(Job.number)
     return list(session.scalars(query))
+
+
+def _unrung(before: datetime) -> Select[Job]:
+    since = func.coalesce(Job.rung_at, Job.created_at)
+    return select(Job).where(Job.state == "queued", since < before, _due(clock.now())).order_by(since, Job.number)
 
 
 def _due(now: datetime) -> ColumnElement[bool]:

@@ -14,6 +14,9 @@ from virtfleet.jobs import claim, events, kinds
 from virtfleet.jobs.kinds import Outcome
 from virtfleet.models import Change, Job, JobDependency, JobLock, Number
 
+SUBMITTED = "virtfleet_submitted_jobs"
+"""Where a session remembers the jobs submitted in it: those of a finisher are rung for with the others."""
+
 log = logging.getLogger(__name__)
 
 
@@ -68,6 +71,7 @@ def submit(
     session.add_all(JobDependency(job_id=job.id, needs_id=needed) for needed in dict.fromkeys(needs))
     session.flush()
     _tell(session, job, "created")
+    session.info.setdefault(SUBMITTED, []).append(job.id)
     log.info("%s: submitted as %s, number %d", job.id, kind, job.number)
     return job
 
@@ -100,7 +104,7 @@ def close(session: Session, job: Job, outcome: Outcome) -> list[str]:
     """Write a job's end: state, result, error, locks given back, its finisher, the last event, the change feed.
 
     A finisher that raises undoes its own writes and makes the job fail with code `internal`; the job itself is never
-    lost. Returns the jobs to ring for after the commit.
+    lost. Returns the jobs to ring for after the commit, those that the finisher submitted included.
     """
     resources = claim.resources_of(session, job.id)
     claim.release(session, job.id, forget=True)
@@ -111,12 +115,13 @@ def close(session: Session, job: Job, outcome: Outcome) -> list[str]:
     job.lease_until = None
     job.generation += 1
     session.flush()
+    session.info.pop(SUBMITTED, None)
     _finish(session, job, outcome)
+    to_ring: list[str] = session.info.pop(SUBMITTED, [])
     text = job.state if job.error is None else f"{job.state}: {job.error['message']}"
     events.append(session, job, "end", text)
     _tell(session, job, "updated")
     log.info("%s: %s%s", job.id, job.state, f" ({job.error['code']})" if job.error else "")
-    to_ring: list[str] = []
     if job.state != "succeeded":
         for dependent in claim.dependents(session, job.id):
             to_ring += close(session, dependent, _needed(job))

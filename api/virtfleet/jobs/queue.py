@@ -90,14 +90,12 @@ def sweep(quiet_seconds: float = RING_AGAIN_SECONDS) -> list[str]:
     """
     if bell().waiting() >= MOST_BELLS:
         return []
+    before = clock.after(-quiet_seconds)
     with database.read() as session:
-        if not claim.unrung(session, clock.after(-quiet_seconds), 1):
+        if not claim.anybody_unrung(session, before):
             return []
     with database.write() as session:
-        jobs = claim.unrung(session, clock.after(-quiet_seconds), MOST_BELLS)
-        for job in jobs:
-            job.rung_at = clock.now()
-        found = [job.id for job in jobs]
+        found = claim.unrung(session, before)[:MOST_BELLS]
     for job_id in found:
         log.info("%s: rung for by the sweeper", job_id)
     ring(found)

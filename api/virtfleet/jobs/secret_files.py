@@ -1,5 +1,6 @@
 """The secrets of an attempt: files that live no longer than it, and nothing of them in what is kept."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -47,7 +48,9 @@ class Redaction:
     def __init__(self, secrets: Iterable[bytes]) -> None:
         self._whole = [text for text in (secret.decode("utf-8", "replace").strip() for secret in secrets) if text]
         lines = {line.strip() for text in self._whole for line in text.splitlines()}
-        self._lines = sorted((line for line in lines if len(line) >= SHORTEST_REDACTED), key=len, reverse=True)
+        # As they stand, with their spaces made one each, and as JSON writes them.
+        shapes = {shape for line in lines for shape in (line, " ".join(line.split()), json.dumps(line)[1:-1])}
+        self._lines = sorted((line for line in shapes if len(line) >= SHORTEST_REDACTED), key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """Return text for people without any line of a secret."""

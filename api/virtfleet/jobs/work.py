@@ -110,6 +110,10 @@ class Worker:
             return runner.run(attempt, report, stop)
         except CannotRun as error:
             return RunEnd(kinds.failure(error.code, str(error), error.hint))
+        except OSError as error:
+            log.exception("%s: could not be run", job.id)
+            message = f"The run could not be made on the controller: {error.strerror or error}."
+            return RunEnd(kinds.failure("controller", message, "See to it there (space? rights?), then try again."))
         except Exception:
             log.exception("%s: could not be run", job.id)
             return RunEnd(

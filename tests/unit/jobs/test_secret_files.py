@@ -37,6 +37,9 @@ def test_lines_of_a_secret_are_taken_out_of_texts() -> None:
     redaction = Redaction([b"#cloud-config\npassword: hunter2-hunter2\nrun: x\n", b"", b"\xff\xfe"])
     assert redaction.text("bad line 'password: hunter2-hunter2' in file") == "bad line '***' in file"
     assert redaction.text("nothing of it") == "nothing of it"
+    spaced = Redaction([b'say:   "hello  world"'])
+    assert spaced.text('error near say: "hello world"') == "error near ***"
+    assert spaced.text(r'{"msg": "near say:   \"hello  world\""}') == '{"msg": "near ***"}'
 
 
 def test_a_result_keeps_a_name_that_happens_to_be_a_line_of_a_secret() -> None:
