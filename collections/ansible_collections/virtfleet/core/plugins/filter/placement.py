@@ -10,16 +10,38 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_size
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import DEFAULT_POLICY, SchemaError
+from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.live_hosts import place_machines
 
 
-def place(machines: object, hosts: object, policy: object = DEFAULT_POLICY, **options: Any) -> dict[str, Any]:
+def place(machines: object, hosts: object, policy: object = placement.DEFAULT_POLICY, **options: Any) -> dict[str, Any]:
     """Decide where machines go on the hosts that `host_info` describes."""
-    try:
-        return place_machines(machines, hosts, parse_size, policy, **options)
-    except (SchemaError, TypeError) as error:
-        raise AnsibleFilterError(f"virtfleet.core.place: {error}") from error
+    return place_machines(machines, hosts, parse_size, policy, **options)
+
+
+def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a library function as a filter: what is wrong with its input becomes the filter's error."""
+
+    def wrapped(*values: Any, **options: Any) -> Any:
+        try:
+            return function(*values, **options)
+        except (placement.SchemaError, TypeError) as error:
+            raise AnsibleFilterError(f"virtfleet.core.{name}: {error}") from error
+
+    return wrapped
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "place": place,
+    "rebalance": placement.rebalance,
+    "consolidate": placement.consolidate,
+    "drain": placement.drain,
+    "capacity": placement.capacity,
+    "what_if": placement.what_if,
+    "score": placement.score,
+    "explain": placement.explain,
+    "scale": placement.scale,
+}
 
 
 class FilterModule:
@@ -27,4 +49,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"place": place}
+        return {name: _filter(name, function) for name, function in FUNCTIONS.items()}

@@ -15,6 +15,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.drain imp
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.htools import export_htools, import_htools
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.placing import algorithm, place
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import DEFAULT_POLICY, NAMED
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.reading import explain
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.rebalance import rebalance
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scale import scale
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION
@@ -30,6 +31,7 @@ __all__ = [
     "capacity",
     "consolidate",
     "drain",
+    "explain",
     "export_htools",
     "import_htools",
     "place",

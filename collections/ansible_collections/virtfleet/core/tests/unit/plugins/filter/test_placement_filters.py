@@ -70,3 +70,33 @@ def test_place_says_which_field_is_wrong(machines: object, hosts: object, option
     with pytest.raises(AnsibleFilterError) as caught:
         FILTERS["place"](machines, hosts, **options)
     assert text in str(caught.value)
+
+
+STATE = {
+    "schema_version": 1,
+    "hosts": [
+        {"name": name, "vcpus": {"total": 8}, "memory": {"total_bytes": 16 * 1024 * MIB}} for name in ("h1", "h2")
+    ],
+    "vms": [{"id": f"v{n}", "host": "h1", "vcpus": 1, "memory_bytes": 2048 * MIB} for n in range(4)],
+}
+HISTORY = {"now": 0, "subject": "v1", "samples": [{"time": 0, "values": {"cpu": 99.0}}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("rebalance", (STATE, {"max_moves": 1})),
+        ("consolidate", (STATE,)),
+        ("drain", (STATE, ["h1"])),
+        ("capacity", (STATE, [{"name": "small", "vcpus": 1, "memory_bytes": 1024 * MIB}])),
+        ("what_if", (STATE, {"lose_hosts": ["h1"]})),
+        ("score", (STATE,)),
+        ("scale", (HISTORY, {"kind": "resize"})),
+    ],
+)
+def test_every_answer_can_be_read_as_lines(name: str, values: tuple[object, ...]) -> None:
+    lines = FILTERS["explain"](FILTERS[name](*values))
+    assert lines
+    assert all(isinstance(line, str) and line for line in lines)
+    with pytest.raises(AnsibleFilterError, match=f"virtfleet.core.{name}: "):
+        FILTERS[name]({}, *values[1:])
