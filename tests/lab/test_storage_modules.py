@@ -253,7 +253,10 @@ def test_hosts_that_share_a_pool_import_an_image_once(lab: Lab, host: str, disk:
     options: dict[str, Any] = {"pool": "shared", "name": "t-image", "src": str(disk)}
     uris = [one.uri for one in lab.hosts()]
     runs = [started("image", uri, **options) for uri in uris]
-    assert [run.communicate(timeout=120)[0] for run in runs] == ["changed: True\n"] * len(uris)
+    # A run that begins late may find the image already there; none may fail.
+    answers = {run.communicate(timeout=120)[0] for run in runs}
+    assert "changed: True\n" in answers
+    assert answers <= {"changed: True\n", "changed: False\n"}
     assert (lab.layout.shared / "t-image").read_bytes() == disk.read_bytes()
     assert {path.name for path in lab.layout.shared.glob("t-*")} == {"t-image", "t-image.ok"}
     for uri in uris:
