@@ -212,7 +212,9 @@ def _sections(state: State) -> list[list[str]]:
         pool = host.pools.get(LOCAL_POOL)
         free = max(0, host.memory_total_bytes - host.memory_reserved_bytes - host.memory_allocated_bytes)
         disk, disk_free = (pool.total_bytes, pool.total_bytes - pool.allocated_bytes) if pool else (0, 0)
-        tags = sorted({*host.tags, *([f"rack:{host.rack}"] if host.rack and host.rack not in host.tags else [])})
+        tags = sorted(host.tags - {host.rack or ""})
+        if host.rack:
+            tags.append(host.rack if host.rack.startswith("rack:") else f"rack:{host.rack}")
         nodes.append(
             f"{host.name}|{host.memory_total_bytes // MIB}|{-(-host.memory_reserved_bytes // MIB)}|{free // MIB}"
             f"|{disk // MIB}|{max(0, disk_free) // MIB}|{host.vcpus_total}"

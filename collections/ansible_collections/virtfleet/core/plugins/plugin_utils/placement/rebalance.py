@@ -39,6 +39,9 @@ JUDGED = 12
 """How many of the best pairs are judged exactly."""
 EXCHANGE_ROUNDS = 8
 SWAP_HOSTS = 6
+"""How many of the most uneven hosts are looked at for swaps."""
+FEW_HOSTS = 12
+"""With so few hosts, swaps compete with moves at every step; with more, only where no move helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +218,16 @@ class Balancer:
         banned: set[tuple[int, int]] = set()
         while len(self.steps) < self.policy.max_moves:
             found = self._best_move(banned)
-            if found is not None:
-                if not self._try(*found):
-                    banned.add(found)
-                continue
-            swap = self._best_swap() if len(self.steps) + 2 <= self.policy.max_moves else None
-            if swap is None:
+            swap = None
+            if (found is None or self.board.count <= FEW_HOSTS) and len(self.steps) + 2 <= self.policy.max_moves:
+                swap = self._best_swap(0.0 if found is None else self._net(*found))
+            if swap is not None:
+                for vm, target in swap:
+                    self._go(vm, target)
+            elif found is None:
                 return
-            for vm, target in swap:
-                self._go(vm, target)
+            elif not self._try(*found):
+                banned.add(found)
 
     def _mend_rules(self) -> None:
         """Move machines that break a hard rule where they stand, each to the host that is best for the score."""
@@ -334,8 +338,15 @@ class Balancer:
                 self.best_gain = max(self.best_gain, gain)
         return None
 
-    def _best_swap(self) -> list[Step] | None:
-        """Return two moves that exchange machines of the most uneven hosts and others, when that is worth both."""
+    def _net(self, vm: int, target: int) -> float:
+        size = self.board.size[vm]
+        return self.board.score() - self.board.score_if([(size, self.board.at(vm), target)]) - self.price(size)
+
+    def _best_swap(self, least: float) -> list[Step] | None:
+        """Return two moves that exchange machines of the most uneven hosts and others, when that is worth both.
+
+        `least` is what the best single move brings: a swap must bring more.
+        """
         board = self.board
         score = board.score()
         if score <= self.policy.enough:
@@ -352,7 +363,7 @@ class Balancer:
                         if mine[:2] != theirs[:2] and board.there[one][mine] and board.there[other][theirs]:
                             after = board.score_if([(mine, one, other), (theirs, other, one)])
                             net = score - after - self.price(mine) - self.price(theirs)
-                            if net > NOISE:
+                            if net > least + NOISE:
                                 found.append((-net, mine, theirs, one, other))
         for _net, mine, theirs, one, other in sorted(found)[:JUDGED]:
             a, b = min(board.there[one][mine]), min(board.there[other][theirs])
