@@ -43,9 +43,14 @@ def test_a_run_is_logged_step_by_step_and_gives_its_result(bench: Bench) -> None
         - name: Fail on purpose
           ansible.builtin.command: "false"
           ignore_errors: true
+        - name: Publish what the next one replaces
+          ansible.builtin.set_stats:
+            per_host: true
+            data: {virtfleet: {draft: true}}
         - name: Publish
           ansible.builtin.set_stats:
             per_host: true
+            aggregate: false
             data: {virtfleet: {vms: [{name: "{{ name }}"}], uri: "{{ virtfleet_uri }}"}}
         - name: Publish more
           ansible.builtin.set_stats:
@@ -58,7 +63,7 @@ def test_a_run_is_logged_step_by_step_and_gives_its_result(bench: Bench) -> None
     assert job.result == {
         name: {"vms": [{"name": "web"}, {"name": "other"}], "uri": f"qemu+tcp://{name}/system"} for name in ("h1", "h2")
     }
-    assert job.progress == {"task": "Publish more", "done": 6}
+    assert job.progress == {"task": "Publish more", "done": 7}
     assert job.started_at and job.first_task_at and job.ended_at
     assert job.started_at < job.first_task_at < job.ended_at
 
@@ -70,7 +75,7 @@ def test_a_run_is_logged_step_by_step_and_gives_its_result(bench: Bench) -> None
     assert kinds_of[-2:] == ["stats", "end"]
     assert [event.task for event in events if event.kind == "task"] == [
         *("Say something", "Change something", "Skip something", "Go over some"),
-        *("Fail on purpose", "Publish", "Publish more"),
+        *("Fail on purpose", "Publish what the next one replaces", "Publish", "Publish more"),
     ]
     of_h1 = [(event.kind, event.text) for event in events if event.host == "h1"]
     assert ("message", "first line") in of_h1

@@ -70,7 +70,7 @@ class Listener:
         result, where = self._result(data)
         published = result.get("ansible_stats")
         if isinstance(published, dict) and isinstance(published.get("data"), dict):
-            self._publish(str(where["host"]), published["data"])
+            self._publish(str(where["host"]), published["data"], published.get("aggregate", True))
         changed = bool(result.get("changed"))
         message = result.get("msg")
         if str(data.get("task_action", "")).removeprefix("ansible.builtin.") == "debug" and message is not None:
@@ -134,10 +134,10 @@ class Listener:
     def _note(self, host: str, error: dict[str, str]) -> None:
         self.errors.setdefault(host, []).append({key: self._redaction.text(text) for key, text in error.items()})
 
-    def _publish(self, host: str, data: dict[str, Any]) -> None:
+    def _publish(self, host: str, data: dict[str, Any], aggregate: bool) -> None:
         values = self._redaction.data(data.get("virtfleet"))
         if isinstance(values, dict):
-            self.result[host] = _merge(self.result.get(host, {}), values)
+            self.result[host] = _merge(self.result.get(host, {}), values) if aggregate else values
 
     # What it comes to, at the end.
 
