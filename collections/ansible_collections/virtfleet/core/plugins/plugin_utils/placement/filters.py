@@ -111,7 +111,7 @@ def room_reasons(fleet: Fleet, request: Request, number: int) -> list[Reason]:
         reasons.append(_numa_reason(fleet, request, number))
     for name in request.groups:
         group = fleet.groups[name]
-        if group.hard and not fleet.group_allows(group, number):
+        if group.hard and not fleet.group_allows(group, number, request.domain):
             reasons.append(_group_reason(fleet, group, number))
     return reasons
 
@@ -132,9 +132,10 @@ def _group_reason(fleet: Fleet, group: Group, number: int) -> Reason:
     if group.rule == "affinity":
         where = ", ".join(sorted(places))
         return Reason("affinity", "group", f"group {group.name} stands together on {where}", where, place)
-    if group.domains and place not in places and len(places) >= group.domains:
-        text = f"group {group.name} already uses its {group.domains} fault domains"
-        return Reason("fault_domain", "group", text, group.domains, len(places))
+    if group.rule == "domains":
+        others = sorted(fleet.domains[group.name].get(place, ()))
+        text = f"{place} holds fault domain {', '.join(map(str, others))} of group {group.name}"
+        return Reason("fault_domain", "group", text, None, place)
     have = places.get(place, 0)
     text = f"{place} already holds {have} of group {group.name}, at most {group.most} may"
     return Reason("anti_affinity", "group", text, group.most, have)

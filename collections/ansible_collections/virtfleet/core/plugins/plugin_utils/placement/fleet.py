@@ -34,6 +34,7 @@ class Claim:
     pools: tuple[tuple[str, int], ...] = ()
     numa: tuple[int, ...] = ()
     groups: tuple[str, ...] = ()
+    domain: int = 0
 
 
 class Fleet:
@@ -67,10 +68,12 @@ class Fleet:
         self.groups: dict[str, Group] = {group.name: group for group in state.groups}
         self.members: dict[str, dict[str, int]] = {group.name: {} for group in state.groups}
         """How many machines of a group stand in each place of its scope."""
+        self.domains: dict[str, dict[str, dict[int, int]]] = {g.name: {} for g in state.groups if g.rule == "domains"}
+        """For groups of rule `domains`: how many machines of each fault domain stand in each place."""
         self.changed: list[int] = []
         self._eligible: dict[tuple[object, ...], list[int]] = {}
         for vm in state.vms:
-            self._count(vm.groups, self.index[vm.host], 1)
+            self._count(vm.groups, self.index[vm.host], 1, vm.domain)
 
     def _add_pool(self, name: str) -> None:
         free = [NO_POOL] * len(self.hosts)
@@ -99,7 +102,7 @@ class Fleet:
         place = {"host": host.name, "rack": host.rack, "zone": host.zone}[scope]
         return f"{scope}:{place}" if place is not None else f"host:{host.name}"
 
-    def _count(self, groups: tuple[str, ...], number: int, step: int) -> None:
+    def _count(self, groups: tuple[str, ...], number: int, step: int, domain: int) -> None:
         for group in groups:
             places = self.members[group]
             place = self.place_of(number, self.groups[group].scope)
@@ -108,6 +111,11 @@ class Fleet:
                 places[place] = left
             else:
                 places.pop(place, None)
+            if group in self.domains:
+                domains = self.domains[group].setdefault(place, {})
+                domains[domain] = domains.get(domain, 0) + step
+                if not domains[domain]:
+                    del domains[domain]
 
     def eligible(self, request: Request) -> list[int]:
         """Return the hosts that what does not change by claims (life, zone, pin, exclusion, tags) leaves over."""
@@ -158,7 +166,7 @@ class Fleet:
         for name in request.groups:
             group = self.groups[name]
             if group.hard:
-                room = [number for number in room if self.group_allows(group, number)]
+                room = [number for number in room if self.group_allows(group, number, request.domain)]
         return room
 
     def _with_pools(self, request: Request, room: list[int]) -> list[int]:
@@ -197,14 +205,14 @@ class Fleet:
         fitting.sort()
         return tuple(node for _vcpus, _memory, node in fitting[: request.numa_nodes])
 
-    def group_allows(self, group: Group, number: int) -> bool:
+    def group_allows(self, group: Group, number: int, domain: int) -> bool:
         """Tell whether a group's rule lets one more of its machines onto a host."""
         places = self.members[group.name]
         place = self.place_of(number, group.scope)
         if group.rule == "affinity":
             return not places or place in places
-        if group.domains and place not in places and len(places) >= group.domains:
-            return False
+        if group.rule == "domains":
+            return not any(each != domain for each in self.domains[group.name].get(place, ()))
         return places.get(place, 0) < group.most
 
     def claim(self, number: int, request: Request) -> Claim:
@@ -217,6 +225,7 @@ class Fleet:
             pools=tuple(self.charges(number, request.disks).items()) if request.disks else (),
             numa=numa or (),
             groups=request.groups,
+            domain=request.domain,
         )
         self.take(claim)
         return claim
@@ -231,6 +240,7 @@ class Fleet:
             pools=tuple(self.charges(number, vm.disks).items()),
             numa=vm.numa,
             groups=vm.groups,
+            domain=vm.domain,
         )
 
     def take(self, claim: Claim) -> None:
@@ -275,5 +285,5 @@ class Fleet:
                 free[0] -= sign * -(-claim.vcpus // nodes)
                 free[1] -= sign * -(-claim.memory_bytes // nodes)
         if claim.groups:
-            self._count(claim.groups, number, sign)
+            self._count(claim.groups, number, sign, claim.domain)
         self.changed.append(number)

@@ -142,6 +142,7 @@ def request_from_machine(value: object, path: str, parse_size: ParseSize) -> dic
         "host": value.get("host"),
         "exclude": value.get("exclude"),
         "groups": value.get("groups"),
+        "domain": value.get("domain"),
     }
 
 

@@ -57,10 +57,16 @@ class Batch:
         self.state = state
         self.policy = policy
         self.fleet = Fleet(state)
+        self.requests = with_companions(ordered(requests, policy.order, self.fleet), self.fleet)
+        self._together = {
+            name: [request for request in self.requests if name in request.groups]
+            for name, group in self.fleet.groups.items()
+            if group.rule == "affinity" and group.hard
+        }
         self.ranking = Ranking(self.fleet, policy)
+        self.ranking.together = self._together
         if policy.rank is not None:
             self.score_by(("rank", 1.0, policy.rank))
-        self.requests = ordered(requests, policy.order, self.fleet)
         self.cursor = state.cursor
         self.placed: dict[str, int] = {}
         self.claims: dict[str, Claim] = {}
@@ -70,6 +76,7 @@ class Batch:
     def score_by(self, *scorers: tuple[str, float, Scorer]) -> None:
         """Rank by the algorithm's own scorers, (name, weight, scorer), instead of those that the policy names."""
         self.ranking = Ranking(self.fleet, self.policy, scorers)
+        self.ranking.together = self._together
 
     def put(self, request: Request, number: int) -> None:
         """Place a machine on a host that fits: explain, then claim."""
@@ -103,6 +110,20 @@ def ordered(requests: tuple[Request, ...], order: str, fleet: Fleet) -> list[Req
         return request.vcpus / vcpus + request.memory_bytes / memory
 
     return sorted(requests, key=lambda request: (request.host is None, -size(request), natural(request.id)))
+
+
+def with_companions(requests: list[Request], fleet: Fleet) -> list[Request]:
+    """Return the requests with the machines of each group that must stand together right after its first one."""
+    answer: dict[str, Request] = {}
+    for request in requests:
+        answer.setdefault(request.id, request)
+        for name in request.groups:
+            group = fleet.groups[name]
+            if group.rule == "affinity" and group.hard:
+                for other in requests:
+                    if name in other.groups:
+                        answer.setdefault(other.id, other)
+    return list(answer.values())
 
 
 @algorithm("best")

@@ -52,6 +52,7 @@ def shape_of(request: Request) -> tuple[object, ...]:
         request.exclude,
         request.tags,
         request.groups,
+        request.domain,
         request.numa_nodes,
         request.load,
     )
@@ -69,6 +70,8 @@ class Ranking:
         self._scorers: list[tuple[str, float, Scorer]] = (
             list(scorers) if scorers is not None else [(name, weight, SCORERS[name]) for name, weight in policy.weights]
         )
+        self.together: dict[str, list[Request]] = {}
+        """The machines of the batch in each group that has to stand together."""
         self._shapes: dict[tuple[object, ...], _Shape] = {}
 
     def fitting(self, request: Request, among: list[int] | None = None, *, check: bool = False) -> list[int]:
@@ -84,7 +87,33 @@ class Ranking:
         room = fleet.with_room(request, among)
         for extra in self.policy.extra:
             room = [number for number in room if extra(fleet, request, number) is None]
+        together = self._together(request)
+        if len(together) > 1:
+            # Where only a part of the group fits, a part is better than nothing.
+            room = [number for number in room if self._takes_all(number, request, together)] or room
         return room
+
+    def _together(self, request: Request) -> list[Request]:
+        """Return the machines of the batch that must stand where this one, the first of its group, will."""
+        fleet = self.fleet
+        for name in request.groups:
+            if fleet.groups[name].rule == "affinity" and fleet.groups[name].hard and not fleet.members[name]:
+                return self.together.get(name, [])
+        return []
+
+    def _takes_all(self, number: int, request: Request, together: list[Request]) -> bool:
+        """Tell whether a whole group finds room in a host's place, its first machine on the host itself."""
+        fleet = self.fleet
+        taken = [fleet.claim(number, request)]
+        for other in together:
+            if other.id != request.id:
+                room = fleet.with_room(other, fleet.eligible(other))
+                if not room:
+                    break
+                taken.append(fleet.claim(room[0], other))
+        for claim in reversed(taken):
+            fleet.release(claim)
+        return len(taken) == len(together)
 
     def _soft_groups(self, request: Request) -> list[Group]:
         return [group for group in map(self.fleet.groups.__getitem__, request.groups) if not group.hard]
@@ -97,15 +126,18 @@ class Ranking:
         ]
         for group in self._soft_groups(request):
             weight = self.policy.soft_weight
-            terms.append((f"group:{group.name}", [weight * self._soft(group, number) for number in among]))
+            terms.append((f"group:{group.name}", [weight * self._soft(group, request, number) for number in among]))
         return terms
 
-    def _soft(self, group: Group, number: int) -> float:
+    def _soft(self, group: Group, request: Request, number: int) -> float:
         places = self.fleet.members[group.name]
         have = places.get(self.fleet.place_of(number, group.scope), 0)
         total = sum(places.values())
         if group.rule == "affinity":
             return have / total if total else 1.0
+        if group.rule == "domains":
+            others = self.fleet.domains[group.name].get(self.fleet.place_of(number, group.scope), {})
+            return 1.0 / (1 + sum(count for each, count in others.items() if each != request.domain))
         return 1.0 / (1 + max(0, have - group.most + 1))
 
     def scores(self, request: Request, among: list[int]) -> list[float]:

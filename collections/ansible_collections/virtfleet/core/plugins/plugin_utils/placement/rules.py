@@ -47,11 +47,14 @@ def _of_group(standing: Standing, group: Group, places: dict[str, list[int]]) ->
     if group.rule == "affinity":
         surplus = [vm for place in order[1:] for vm in places[place]]
         text = f"group {group.name} should stand together but stands on {', '.join(sorted(places))}"
+    elif group.rule == "domains":
+        for place in order:
+            of = [standing.vms[vm].domain for vm in places[place]]
+            kept = max(sorted(set(of)), key=of.count)
+            surplus += [vm for vm in places[place] if standing.vms[vm].domain != kept]
+        text = f"machines of different fault domains of group {group.name} stand in one {group.scope}"
     else:
         for place in order:
             surplus += lightest(places[place], max(0, len(places[place]) - group.most))
         text = f"at most {group.most} of group {group.name} may stand in one {group.scope}"
-        if not surplus and group.domains and len(places) > group.domains:
-            surplus = [vm for place in order[group.domains :] for vm in places[place]]
-            text = f"group {group.name} may use {group.domains} fault domains but uses {len(places)}"
     return Broken(group.name, tuple(surplus), text) if surplus else None

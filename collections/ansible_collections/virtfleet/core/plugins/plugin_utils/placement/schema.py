@@ -24,7 +24,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors imp
 SCHEMA_VERSION = 1
 
 NUMA_NODES_MOST = 64
-RULES = ("affinity", "anti-affinity")
+RULES = ("affinity", "anti-affinity", "domains")
 SCOPES = ("host", "rack", "zone")
 
 
@@ -119,6 +119,7 @@ class Vm:
     disks: tuple[Disk, ...] = ()
     zone: str | None = None
     groups: tuple[str, ...] = ()
+    domain: int = 0
     tags: frozenset[str] = frozenset()
     exclude: frozenset[str] = frozenset()
     numa: tuple[int, ...] = ()
@@ -139,7 +140,7 @@ class Request:
     host: str | None = None
     exclude: frozenset[str] = frozenset()
     groups: tuple[str, ...] = ()
-    domain: int | None = None
+    domain: int = 0
     tags: frozenset[str] = frozenset()
     numa_nodes: int = 0
     load: Load = field(default_factory=Load)
@@ -149,8 +150,9 @@ class Request:
 class Group:
     """A rule over machines that name it.
 
-    `affinity` keeps them in one place of `scope` (host, rack, zone), `anti-affinity` puts at most `most` of them in one
-    place. A soft rule is only preferred. `domains` > 0 spreads the group over that many fault domains (racks), evenly.
+    `affinity` keeps them in one place of `scope` (host, rack, zone); `anti-affinity` puts at most `most` of them in one
+    place; `domains` lets machines share a place only when they name the same fault domain (`domain`, a number). A soft
+    rule is only preferred.
     """
 
     name: str
@@ -158,7 +160,6 @@ class Group:
     scope: str = "host"
     hard: bool = True
     most: int = 1
-    domains: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +281,7 @@ def read_vm(value: object, path: str = "vm") -> Vm:
         disks=tuple(_disk(disk, where) for disk, where in door.items("disks")),
         zone=door.text_or_none("zone"),
         groups=tuple(sorted(set(door.texts("groups")))),
+        domain=door.integer("domain", 0),
         tags=frozenset(door.texts("tags")),
         exclude=frozenset(door.texts("exclude")),
         numa=_numa_indices(door),
@@ -303,13 +305,13 @@ def _numa_indices(door: Door) -> tuple[int, ...]:
 def read_group(value: object, path: str = "group") -> Group:
     """Read one group. Raises SchemaError."""
     door = Door(value, path)
+    rule = door.choice("rule", RULES, "anti-affinity")
     group = Group(
         name=door.text("name"),
-        rule=door.choice("rule", RULES, "anti-affinity"),
-        scope=door.choice("scope", SCOPES, "host"),
+        rule=rule,
+        scope=door.choice("scope", SCOPES, "rack" if rule == "domains" else "host"),
         hard=door.truth("hard", True),
         most=door.integer("most", 1, least=1),
-        domains=door.integer("domains", 0),
     )
     door.done()
     return group
@@ -368,7 +370,7 @@ def read_request(value: object, path: str = "request") -> Request:
         host=door.text_or_none("host"),
         exclude=frozenset(door.texts("exclude")),
         groups=tuple(sorted(set(door.texts("groups")))),
-        domain=door.integer("domain") if door.has("domain") else None,
+        domain=door.integer("domain", 0),
         tags=frozenset(door.texts("tags")),
         numa_nodes=door.integer("numa_nodes", 0, most=NUMA_NODES_MOST),
         load=_load(door.door("load")),
@@ -452,6 +454,7 @@ def plain_vm(vm: Vm) -> dict[str, Any]:
         "disks": [plain_disk(disk) for disk in vm.disks],
         "zone": vm.zone,
         "groups": list(vm.groups),
+        "domain": vm.domain,
         "tags": sorted(vm.tags),
         "exclude": sorted(vm.exclude),
         "numa": list(vm.numa),
@@ -476,7 +479,6 @@ def plain_state(state: State) -> dict[str, Any]:
                 "scope": group.scope,
                 "hard": group.hard,
                 "most": group.most,
-                "domains": group.domains,
             }
             for group in state.groups
         ],

@@ -21,6 +21,7 @@ def request_of(vm: Vm) -> Request:
         zone=vm.zone,
         exclude=vm.exclude,
         groups=vm.groups,
+        domain=vm.domain,
         tags=vm.tags,
         numa_nodes=len(vm.numa),
     )

@@ -175,9 +175,50 @@ def test_anti_affinity_keeps_machines_apart_and_affinity_together() -> None:
         return [each["host"] for each in place(state, requests, "bin_packing")["placements"]]
 
     assert sorted(batch(5, rule="anti-affinity")) == ["h0", "h1", "h2", "h3"]
+    assert len(set(batch(8, rule="affinity"))) == 1
     assert len(batch(3, rule="anti-affinity", scope="rack")) == 2
     assert len(batch(5, rule="anti-affinity", scope="rack", most=2)) == 4
     assert len(set(batch(5, rule="affinity"))) == 1
     assert len(batch(10, rule="anti-affinity", hard=False)) == 10
     assert len(set(batch(4, rule="anti-affinity", hard=False))) == 4
     assert len(set(batch(4, rule="affinity", hard=False))) == 1
+
+
+def test_a_group_that_stands_together_goes_where_all_of_it_fits() -> None:
+    # h1 is fuller and would be taken by the first machine alone, but has no room for all three.
+    state = {
+        "schema_version": 1,
+        "hosts": [host("h1", used=12, used_vcpus=2), host("h2")],
+        "groups": [{"name": "g", "rule": "affinity"}],
+    }
+    requests = [vm(f"v{n}", memory=2, groups=["g"]) for n in range(3)] + [vm("a", memory=2)]
+    decision = place(state, requests, "bin_packing")
+    assert {each["request"]: each["host"] for each in decision["placements"]} == {
+        "v0": "h2",
+        "v1": "h2",
+        "v2": "h2",
+        "a": "h1",
+    }
+
+
+def test_fault_domains_of_a_group_do_not_share_a_rack() -> None:
+    hosts = [host(f"h{n}", rack=f"r{n // 2}") for n in range(4)]
+    state = {"schema_version": 1, "hosts": hosts, "groups": [{"name": "g", "rule": "domains"}]}
+    requests = [vm(f"v{n}", groups=["g"], domain=n % 2) for n in range(6)]
+    decision = place(state, requests, "bin_packing")
+    racks = {each["request"]: int(each["host"][1]) // 2 for each in decision["placements"]}
+    assert len(racks) == 6
+    assert {racks["v0"], racks["v2"], racks["v4"]} & {racks["v1"], racks["v3"], racks["v5"]} == set()
+    third = place(state, [*requests, vm("w", groups=["g"], domain=2)], "bin_packing")
+    why = third["unplaced"][0]["explanation"]["rejected"][0]["reasons"][0]
+    assert why["code"] == "fault_domain"
+
+
+def test_a_machine_bound_to_numa_nodes_takes_the_tightest_that_fit() -> None:
+    numa = [{"vcpus_total": 8, "memory_total_bytes": 16 * GIB}, {"vcpus_total": 4, "memory_total_bytes": 8 * GIB}]
+    state = {"schema_version": 1, "hosts": [host("h1", vcpus=12, memory=24, numa=numa)]}
+    decision = place(state, [vm("a", 4, 4, numa_nodes=1), vm("b", 6, 4, numa_nodes=1)], "first_fit")
+    assert {each["request"]: each["numa"] for each in decision["placements"]} == {"a": [1], "b": [0]}
+    both = place(state, [vm("a", 8, 8, numa_nodes=2), vm("c", 4, 4, numa_nodes=1)], "first_fit")
+    assert {each["request"]: each["numa"] for each in both["placements"]} == {"a": [1, 0], "c": [0]}
+    assert not place(state, [vm("x", 8, 8, numa_nodes=2), vm("y", 5, 4, numa_nodes=1)], "first_fit")["fits"]
