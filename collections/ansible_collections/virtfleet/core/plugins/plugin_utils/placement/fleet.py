@@ -71,6 +71,7 @@ class Fleet:
         self.domains: dict[str, dict[str, dict[int, int]]] = {g.name: {} for g in state.groups if g.rule == "domains"}
         """For groups of rule `domains`: how many machines of each fault domain stand in each place."""
         self.changed: list[int] = []
+        self._places: dict[str, dict[str, list[int]]] = {}
         self._eligible: dict[tuple[object, ...], list[int]] = {}
         for vm in state.vms:
             self._count(vm.groups, self.index[vm.host], 1, vm.domain)
@@ -101,6 +102,15 @@ class Fleet:
         host = self.hosts[number]
         place = {"host": host.name, "rack": host.rack, "zone": host.zone}[scope]
         return f"{scope}:{place}" if place is not None else f"host:{host.name}"
+
+    def hosts_in(self, scope: str, place: str) -> list[int]:
+        """Return the hosts that stand in a place."""
+        places = self._places.get(scope)
+        if places is None:
+            places = self._places[scope] = {}
+            for number in self.everyone:
+                places.setdefault(self.place_of(number, scope), []).append(number)
+        return places.get(place, [])
 
     def _count(self, groups: tuple[str, ...], number: int, step: int, domain: int) -> None:
         for group in groups:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.fleet import Fleet
@@ -81,17 +81,33 @@ class Ranking:
         """
         fleet = self.fleet
         if among is None:
-            among = fleet.eligible(request)
+            among = self._near(request, fleet.eligible(request))
         elif check:
             among = [number for number in among if fleet.is_eligible(fleet.hosts[number], request)]
         room = fleet.with_room(request, among)
         for extra in self.policy.extra:
             room = [number for number in room if extra(fleet, request, number) is None]
-        together = self._together(request)
-        if len(together) > 1:
-            # Where only a part of the group fits, a part is better than nothing.
-            room = [number for number in room if self._takes_all(number, request, together)] or room
         return room
+
+    def _near(self, request: Request, among: list[int]) -> list[int]:
+        """Return those of the hosts that stand where the machine's group stands already, if it must stand together."""
+        fleet = self.fleet
+        for name in request.groups:
+            group, places = fleet.groups[name], fleet.members[name]
+            if group.rule == "affinity" and group.hard and places:
+                near = {number for place in places for number in fleet.hosts_in(group.scope, place)}
+                among = [number for number in among if number in near]
+        return among
+
+    def for_the_whole_group(self, request: Request, among: list[int]) -> list[int]:
+        """Return those of the hosts where the machine's whole group fits; all where none is: a part is better.
+
+        Only for the first machine of a group that must stand together.
+        """
+        together = self._together(request)
+        if len(together) <= 1:
+            return among
+        return [number for number in among if self._takes_all(number, request, together)] or among
 
     def _together(self, request: Request) -> list[Request]:
         """Return the machines of the batch that must stand where this one, the first of its group, will."""
@@ -154,7 +170,7 @@ class Ranking:
 
     def ranked(self, request: Request) -> list[Ranked]:
         """Return every host that can take the machine, best first; equal scores in the order of names."""
-        among = self.fitting(request)
+        among = self.for_the_whole_group(request, self.fitting(request))
         terms = self.contributions(request, among)
         scores = self.scores(request, among)
         ranked = [
@@ -170,7 +186,8 @@ class Ranking:
             ranked = self.ranked(request)[: self.policy.among]
             # Not for secrets: the same seed and request must always make the same choice.
             return Random(f"{self.policy.seed}:{request.id}").choice(ranked).number if ranked else None  # noqa: S311
-        if self._own or self.policy.extra or request.groups or request.numa_nodes:
+        hard_apart = self._apart_groups(request)
+        if self._own or self.policy.extra or hard_apart is None:
             return self._best_of_all(request)
         shape = self._shape(request)
         if shape.heap is None:
@@ -179,24 +196,48 @@ class Ranking:
             shape.seen = -1
             return self._best_of_all(request)
         self._mend(shape, request)
+        return self._first_allowed(shape, hard_apart, request.domain)
+
+    def _apart_groups(self, request: Request) -> list[Group] | None:
+        """Return the groups that only keep machines apart; None when another kind needs a look at all hosts."""
+        groups = [self.fleet.groups[name] for name in request.groups]
+        return None if any(not group.hard or group.rule == "affinity" for group in groups) else groups
+
+    def _first_allowed(self, shape: _Shape, groups: list[Group], domain: int) -> int | None:
+        """Return the best host of a shape's heap that the groups allow; the heap keeps what was skipped."""
         heap = shape.heap
+        assert heap is not None
+        skipped = []
+        answer = None
         while heap:
             score, number = heap[0]
-            if shape.score.get(number) == score:
-                return number
-            heapq.heappop(heap)
-        return None
+            if shape.score.get(number) != score:
+                heapq.heappop(heap)
+            elif all(self.fleet.group_allows(group, number, domain) for group in groups):
+                answer = number
+                break
+            else:
+                skipped.append(heapq.heappop(heap))
+        for each in skipped:
+            heapq.heappush(heap, each)
+        return answer
 
     def _best_of_all(self, request: Request) -> int | None:
         among = self.fitting(request)
         if not among:
             return None
         scores = self.scores(request, among)
+        together = self._together(request)
+        if len(together) > 1:
+            for _score, number in sorted(zip((-score for score in scores), among, strict=True)):
+                if self._takes_all(number, request, together):
+                    return number
         # The first of equals, which is the first by name.
         return among[scores.index(max(scores))]
 
     def _shape(self, request: Request) -> _Shape:
-        key = shape_of(request)
+        # Groups are looked at one by one, see `_first_allowed`.
+        key = shape_of(replace(request, groups=(), domain=0) if request.groups else request)
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = _Shape()
@@ -206,7 +247,7 @@ class Ranking:
         log = self.fleet.changed
         behind = len(log) - shape.seen
         if shape.seen < 0 or behind * REBUILD_SHARE > len(self.fleet.hosts) + REBUILD_SHARE:
-            among = self.fitting(request)
+            among = self.fitting(replace(request, groups=()) if request.groups else request)
             scores = self.scores(request, among)
             shape.score = {number: -score for number, score in zip(among, scores, strict=True)}
             shape.heap = [(score, number) for number, score in shape.score.items()]
@@ -219,7 +260,7 @@ class Ranking:
                 shape.score.pop(number, None)
             eligible = self.fleet.eligible(request)
             candidates = sorted(touched if eligible is self.fleet.everyone else touched.intersection(eligible))
-            among = self.fitting(request, candidates)
+            among = self.fitting(replace(request, groups=()) if request.groups else request, candidates)
             for number, score in zip(among, self.scores(request, among), strict=True):
                 shape.score[number] = -score
                 heapq.heappush(heap, (-score, number))
