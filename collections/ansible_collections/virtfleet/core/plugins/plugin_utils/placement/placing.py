@@ -10,7 +10,9 @@ hosts fit, and calls `batch.put(request, host)` or `batch.refuse(request)`.
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError, natural
@@ -20,6 +22,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.explain i
     rejected_hosts,
 )
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.fleet import Claim, Fleet
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.patterns import pack
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import (
     DEFAULT_POLICY,
     Policy,
@@ -130,11 +133,7 @@ def with_companions(requests: list[Request], fleet: Fleet) -> list[Request]:
 def best(batch: Batch) -> None:
     """Give each machine, one after the other, the host with the best score."""
     for request in batch.requests:
-        number = batch.ranking.best(request)
-        if number is None:
-            batch.refuse(request)
-        else:
-            batch.put(request, number)
+        _place_best(batch, request)
 
 
 @algorithm("round_robin")
@@ -177,6 +176,51 @@ def host_by_host(batch: Batch) -> None:
         batch.refuse(request)
 
 
+@algorithm("patterns")
+def patterns(batch: Batch) -> None:
+    """Put the whole batch onto the fewest hosts, by patterns of sizes; what anything but room binds goes first."""
+    fleet = batch.fleet
+    free: dict[tuple[int, int], list[Request]] = {}
+    for request in batch.requests:
+        bound = request.disks or request.groups or request.numa_nodes or request.host is not None
+        if bound or fleet.eligible(request) is not fleet.eligible(ANYTHING):
+            _place_best(batch, request)
+        else:
+            free.setdefault((request.vcpus, request.memory_bytes), []).append(request)
+    order = sorted(
+        batch.ranking.fitting(ANYTHING),
+        key=lambda number: (
+            fleet.vcpus_free[number] == fleet.vcpus_usable[number],
+            -fleet.vcpus_free[number],
+            -fleet.memory_free[number],
+            number,
+        ),
+    )
+    rooms = [(number, (fleet.vcpus_free[number], fleet.memory_free[number])) for number in order]
+    packing = pack(Counter({size: len(requests) for size, requests in free.items()}), rooms) if free else None
+    waiting = {size: list(reversed(requests)) for size, requests in free.items()}
+    for number, sizes in sorted(packing.hosts.items()) if packing is not None else ():
+        for size, count in sorted(sizes.items()):
+            for _machine in range(count):
+                batch.put(waiting[size].pop(), number)
+    # What the patterns left out may still find room, and if not, is refused with the reasons.
+    for requests in waiting.values():
+        for request in reversed(requests):
+            _place_best(batch, request)
+
+
+ANYTHING = Request(id="any", vcpus=0, memory_bytes=0)
+"""A request that only asks for a host that takes machines at all."""
+
+
+def _place_best(batch: Batch, request: Request) -> None:
+    number = batch.ranking.best(request)
+    if number is None:
+        batch.refuse(request)
+    else:
+        batch.put(request, number)
+
+
 def place(
     state: object,
     requests: object,
@@ -200,10 +244,22 @@ def place(
         raise SchemaError("policy.algorithm", problem)
     batch = Batch(snapshot, wanted, rules, explain=explain)
     work(batch)
+    if all_or_nothing and len(batch.placed) < len(wanted):
+        # Before saying no: the policy's way of filling may be what leaves one out.
+        tight = Batch(snapshot, wanted, replace(rules, order="decreasing", weights=TIGHT, rank=None), explain=explain)
+        for algorithm_name in ("best", "patterns"):
+            ALGORITHMS[algorithm_name](tight)
+            if len(tight.placed) == len(wanted):
+                return _decision(tight, all_or_nothing=True, repacked=True)
+            tight = Batch(snapshot, wanted, tight.policy, explain=explain)
     return _decision(batch, all_or_nothing=all_or_nothing)
 
 
-def _decision(batch: Batch, *, all_or_nothing: bool) -> dict[str, Any]:
+TIGHT = (("memory_filled", 0.5), ("vcpus_filled", 0.5))
+"""The weights of bin packing."""
+
+
+def _decision(batch: Batch, *, all_or_nothing: bool, repacked: bool = False) -> dict[str, Any]:
     fleet = batch.fleet
     missing = [request for request in batch.requests if request.id not in batch.placed]
     fits = not missing
@@ -240,7 +296,7 @@ def _decision(batch: Batch, *, all_or_nothing: bool) -> dict[str, Any]:
         "cursor": batch.cursor if kept else batch.state.cursor,
         "placements": placements,
         "unplaced": unplaced,
-        "summary": _summary(batch, missing, kept=kept),
+        "summary": _summary(batch, missing, kept=kept) + (", packed tightly so that all fit" if repacked else ""),
     }
 
 

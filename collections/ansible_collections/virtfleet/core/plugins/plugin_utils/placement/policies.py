@@ -35,6 +35,12 @@ NAMED: dict[str, dict[str, Any]] = {
     "balanced": {"version": "1", "order": "decreasing", "scorers": {"tightest_spare": 2, "evenness": 1}},
     "greedy": {"version": "1", "order": "name", "algorithm": "host_by_host"},
     "matchmaking": {"version": "1", "order": "name", "scorers": {"largest_vcpus": 1, "largest_memory": 1}},
+    "densest": {
+        "version": "1",
+        "order": "decreasing",
+        "algorithm": "patterns",
+        "scorers": {"vcpus_filled": 1, "memory_filled": 1},
+    },
     "load_levels": {
         "version": "1",
         "order": "name",
