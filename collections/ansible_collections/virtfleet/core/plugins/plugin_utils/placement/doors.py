@@ -177,7 +177,7 @@ def name_of(value: object, path: str) -> str:
     if not value.isprintable():
         raise SchemaError(path, f"the text {_shown(value)} has characters that cannot be printed")
     # A str subclass (Ansible tags its strings) would slow every later comparison down.
-    return value if type(value) is str else str(value)
+    return str(value)
 
 
 def list_of(value: object, path: str) -> list[tuple[Any, str]]:

@@ -63,7 +63,8 @@ def refusals(rejected: list[tuple[str, tuple[Reason, ...]]]) -> list[dict[str, A
     answer = []
     for code, members in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         nearest = nearest_miss(members)
-        assert nearest is not None
+        if nearest is None:
+            raise LookupError("no rejected host to explain")
         answer.append(
             {
                 "code": code,
@@ -85,7 +86,8 @@ def refusal_text(request: Request, rejected: list[tuple[str, tuple[Reason, ...]]
     if not rejected:
         return f"{request.id} cannot be placed: there are no hosts"
     nearest = nearest_miss(rejected)
-    assert nearest is not None
+    if nearest is None:
+        raise LookupError("no rejected host to explain")
     counts = ", ".join(
         f"{LABELS.get(group['code'], group['code'])} on {len(group['hosts'])}" for group in refusals(rejected)
     )

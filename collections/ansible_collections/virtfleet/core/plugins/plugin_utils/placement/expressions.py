@@ -149,7 +149,8 @@ def _parts(node: ast.AST) -> list[ast.expr]:
         return [node.operand]
     if isinstance(node, ast.BoolOp):
         return node.values
-    assert isinstance(node, (ast.List, ast.Tuple))
+    if not isinstance(node, (ast.List, ast.Tuple)):
+        raise TypeError("a list or tuple is wanted")
     return node.elts
 
 

@@ -1,0 +1,21 @@
+"""What a name may look like. One rule for what people type, so that no name can be anything but a name."""
+
+import re
+
+from virtfleet.errors import Problem
+
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
+MAX_NAME = 63
+
+
+def check(name: str, what: str) -> str:
+    """Return `name` when it can name a `what`. Raises Problem `invalid`."""
+    if not NAME.fullmatch(name) or ".." in name:
+        shown = name if len(name) <= 40 and name.isprintable() else f"of {len(name)} characters"
+        raise Problem(
+            "invalid",
+            f"A {what} cannot have the name {shown!r}.",
+            "Use 1 to 63 letters, digits, '-', '_' and '.'; begin and end with a letter or a digit.",
+            errors=[{"field": "name", "message": "not a usable name"}],
+        )
+    return name

@@ -1,0 +1,8 @@
+"""What the product does, one noun a file. No Flask here: routes, S1's front door and the worker all call these.
+
+Importing the package registers what the services do when their jobs end.
+"""
+
+from virtfleet.services import secrets
+
+__all__ = ["secrets"]
