@@ -189,13 +189,22 @@ class Fleet:
                 disks = [disk for disk in request.disks if disk.pool == name]
                 room = [n for n in room if free[n] != NO_POOL and free[n] >= self.charges(n, disks)[name]]
             else:
-                wanted = sum(
-                    int(disk.size_bytes * ratio) if disk.overlay else disk.size_bytes
-                    for disk in request.disks
-                    if disk.pool == name
-                )
+                wanted = self.even_charges(request)[name]
                 room = [n for n in room if free[n] >= wanted]
         return room
+
+    def has_even_pools(self, request: Request) -> bool:
+        """Tell whether every pool a request names has the same ratio on all its hosts, so that its charge is one."""
+        return all(self._pool_ratio.get(disk.pool, 1.0) is not None for disk in request.disks)
+
+    def even_charges(self, request: Request) -> dict[str, int]:
+        """Return the bytes a request takes from each pool, when `has_even_pools` says they are the same everywhere."""
+        total: dict[str, int] = {}
+        for disk in request.disks:
+            ratio = self._pool_ratio.get(disk.pool) or 0.0
+            size = int(disk.size_bytes * ratio) if disk.overlay else disk.size_bytes
+            total[disk.pool] = total.get(disk.pool, 0) + size
+        return total
 
     def numa_share(self, request: Request) -> tuple[int, int]:
         """Return the vCPUs and bytes that a request takes from each of its NUMA nodes, rounded up."""

@@ -148,7 +148,9 @@ def _resize(past: Door, rules: Door) -> dict[str, Any]:
     findings = [_finding(known, metric, limits) for metric in METRICS]
     best = min(findings, key=lambda finding: URGENCY[finding["action"]])
     action, text = best["action"], best["text"]
-    if action != "none" and last is not None and now - last[1] < limits.cooldown and action != "force_up":
+    # An overload right after making something smaller must not wait; everything else does.
+    cooling = last is not None and now - last[1] < limits.cooldown and (action == "ask_down" or last[0] != "down")
+    if action in ("ask_up", "ask_down") and last is not None and cooling:
         left = limits.cooldown - (now - last[1])
         action, text = "none", f"{text}, but {last[0]} was {now - last[1]:.0f} s ago; waiting {left:.0f} s more"
     elif action in ("ask_up", "ask_down") and waiting:

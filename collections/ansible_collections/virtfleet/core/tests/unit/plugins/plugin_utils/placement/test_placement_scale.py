@@ -77,6 +77,10 @@ def test_asking_twice_and_acting_twice_is_avoided() -> None:
     after = resize(steady(10, cpu=85.0), last_action={"action": "up", "time": -60})
     assert after["action"] == "none"
     assert "waiting 540 s more" in after["text"]
+    assert resize(steady(10, cpu=5.0), last_action={"action": "up", "time": -60})["action"] == "none"
+    assert resize(steady(10, cpu=5.0), last_action={"action": "down", "time": -60})["action"] == "none"
+    # Made smaller a minute ago and overloaded now: that does not wait.
+    assert resize(steady(10, cpu=85.0), last_action={"action": "down", "time": -60})["action"] == "ask_up"
 
 
 def test_a_host_asks_the_administrator_and_is_never_scaled_down() -> None:
