@@ -18,6 +18,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.fleet imp
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import Policy
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import Group, Request
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import SCORERS, Scorer
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.vectors import best_by_numpy, columns_for
 
 REBUILD_SHARE = 8
 """When more than one in so many hosts changed, judging all again is quicker than mending the heap."""
@@ -72,6 +73,8 @@ class Ranking:
         )
         self.together: dict[str, list[Request]] = {}
         """The machines of the batch in each group that has to stand together."""
+        names = tuple(name for name, _weight in policy.weights)
+        self.columns = None if self._own else columns_for(fleet, names)
         self._shapes: dict[tuple[object, ...], _Shape] = {}
 
     def fitting(self, request: Request, among: list[int] | None = None, *, check: bool = False) -> list[int]:
@@ -194,7 +197,9 @@ class Ranking:
             # The first of its shape: no heap yet, many shapes are seen only once.
             shape.heap = []
             shape.seen = -1
-            return self._best_of_all(request)
+            if self.columns is None or request.groups or request.numa_nodes or not self.fleet.has_even_pools(request):
+                return self._best_of_all(request)
+            return best_by_numpy(self.columns, self.policy.weights, request)
         self._mend(shape, request)
         return self._first_allowed(shape, hard_apart, request.domain)
 
