@@ -92,13 +92,8 @@ def pack(wanted: Counter[Size], rooms: list[tuple[int, Size]]) -> Packing:
     weights = (1.0, MINOR) if vcpus / scale[0] >= memory / scale[1] else (MINOR, 1.0)
     plain = {size: weights[0] * size[0] / scale[0] + weights[1] * size[1] / scale[1] for size in sorted(wanted)}
     value = dict(plain)
-    best: Packing | None = None
-    for _try in range(TRIES):
-        packing = _one_try(wanted, rooms, plain, value, weights[0] + weights[1])
-        if best is None or packing.badness < best.badness:
-            best = packing
-    assert best is not None
-    return best
+    tries = [_one_try(wanted, rooms, plain, value, weights[0] + weights[1]) for _try in range(TRIES)]
+    return min(tries, key=lambda packing: packing.badness)
 
 
 def _one_try(
