@@ -38,6 +38,8 @@ TAKEN = 3
 JUDGED = 12
 """How many of the best pairs are judged exactly."""
 EXCHANGE_ROUNDS = 8
+EXCHANGE_PAIRS = 20_000
+"""How many pairs of moved machines are compared in a round; with more machines, each with fewer others."""
 SWAP_HOSTS = 6
 """How many of the most uneven hosts are looked at for swaps."""
 FEW_HOSTS = 12
@@ -201,6 +203,7 @@ class Balancer:
         self.best_gain = 0.0
         self.barred_gain = 0.0
         """What the best move would gain that a rule or N+1 forbids."""
+        self._targets: dict[Size, list[int]] = {}
         self.watch = Watch(self.standing) if watched else None
 
     def _is_cooling(self, seconds_ago: float | None) -> bool:
@@ -494,7 +497,7 @@ class Balancer:
         score = board.score()
         found = sorted(
             (after, target)
-            for target in range(board.count)
+            for target in self._likely_targets(size)
             if target != at
             and board.hosts[target] != home
             and (after := board.score_if([(size, at, target)])) < score - WORTHWHILE
@@ -505,16 +508,33 @@ class Balancer:
                 return True
         return False
 
+    def _likely_targets(self, size: Size) -> list[int]:
+        """Return the places to which a machine of a size would best go, by the linear estimate."""
+        board = self.board
+        if board.count <= FEW_HOSTS:
+            return list(range(board.count))
+        known = self._targets.get(size)
+        if known is None:
+            wx, wy, dx, dy = self._parts()
+            memory, vcpus = size[0], size[1]
+            found = []
+            for at in range(board.count):
+                a, b = memory / board.memory_total[at], vcpus / board.vcpus_total[at]
+                found.append((wx * a * (a - 2.0 * dx[at]) + wy * b * (b + 2.0 * dy[at]), at))
+            known = self._targets[size] = [at for _more, at in sorted(found)[:FEW_HOSTS]]
+        return known
+
     def _retarget(self) -> bool:
         """Exchange the targets of moved machines where that lowers the score: it costs nothing."""
         board = self.board
         better = False
+        self._targets.clear()
         moved = sorted(self.goal())
         for place, vm in enumerate(moved):
             better = self._aim_anew(vm) or better
             score = board.score()
             best: tuple[float, int] | None = None
-            for other in moved[place + 1 :]:
+            for other in moved[place + 1 : place + 1 + EXCHANGE_PAIRS // len(moved)]:
                 a, b = board.at(vm), board.at(other)
                 if a == b or board.size[vm] == board.size[other]:
                     continue

@@ -99,7 +99,10 @@ def scale(history: object, policy: object) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """C3: up at 80 % for 10 min (ask), at 90 % at once (ask), at 95 % by force; down at 10 % for 10 min or 0 %."""
+    """C3: up at 80 % for 10 min (ask), at 90 % at once (ask), at 95 % by force; down at 10 % for 10 min or 0 %.
+
+    A limit over 100, or a negative `down_now`, is never reached: so a step is left out.
+    """
 
     up: float
     up_seconds: float
@@ -133,7 +136,7 @@ def _resize(past: Door, rules: Door) -> dict[str, Any]:
         force=rules.number("force_percent", 95.0),
         down=rules.number("down_percent", 10.0),
         down_seconds=rules.number("down_seconds", 600.0),
-        down_now=rules.number("down_now_percent", 0.0),
+        down_now=rules.number("down_now_percent", 0.0, least=-1.0),
         cooldown=rules.number("cooldown_seconds", 600.0),
         stale=rules.number("stale_seconds", 120.0),
     )

@@ -58,6 +58,7 @@ def test_a_metric_without_a_source_is_unknown_and_never_acted_on() -> None:
     memory = next(each for each in decision["metrics"] if each["metric"] == "memory")
     assert (memory["action"], memory["value"]) == ("none", None)
     assert "unknown" in memory["text"]
+    assert resize(steady(0, cpu=0.0), {"down_now_percent": -1})["action"] == "none"
     hole = steady(10, cpu=85.0)
     hole[5] = {"time": hole[5]["time"], "values": {"cpu": None}}
     assert resize(hole)["action"] == "none"
