@@ -1,0 +1,54 @@
+"""The policy and the algorithm in docs/placement.md work as they are written there, and are as short as promised."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import NAMED, place
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import read_state
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import SCORERS
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/placement.md").read_text(encoding="utf-8")
+GIB = 2**30
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.M | re.S)
+
+
+def host(name: str, used: int = 0, **more: Any) -> dict[str, Any]:
+    memory = {"total_bytes": 32 * GIB, "allocated_bytes": used * GIB}
+    return {"name": name, "vcpus": {"total": 16}, "memory": memory, **more}
+
+
+def where(hosts: list[dict[str, Any]], policy: object) -> dict[str, str]:
+    requests = [{"id": f"vm{n}", "vcpus": 1, "memory_bytes": GIB} for n in range(3)]
+    decision = place({"schema_version": 1, "hosts": hosts}, requests, policy)
+    return {each["request"]: each["host"] for each in decision["placements"]}
+
+
+def test_the_state_is_one_that_is_read() -> None:
+    state = read_state(yaml.safe_load(blocks("yaml")[0]))
+    assert state.vms[0].groups == ("web",)
+
+
+def test_the_policy_in_yaml_works_and_has_ten_lines() -> None:
+    text = blocks("yaml")[1]
+    assert len(text.splitlines()) <= 10
+    hosts = [host("h1"), host("h2", 8, tags=["ssd"]), host("h3", 4, tags=["ssd"])]
+    assert set(where(hosts, yaml.safe_load(text)).values()) == {"h2"}
+
+
+def test_the_algorithm_in_python_works_and_has_twenty_lines() -> None:
+    text = blocks("python")[0]
+    assert len(text.splitlines()) <= 20
+    exec(compile(text, "docs/placement.md", "exec"), {})
+    placed = where([host(f"h{n}", n) for n in range(8)], {"name": "two_choices", "algorithm": "two_choices"})
+    assert len(placed) == 3
+    assert where([host("h1", 32)], {"name": "two_choices", "algorithm": "two_choices"}) == {}
+
+
+def test_every_policy_and_scorer_is_on_the_page() -> None:
+    for name in (*NAMED, *SCORERS):
+        assert f"`{name}`" in PAGE, name
