@@ -126,7 +126,7 @@ class HostWatch:
         self.end()
         self._failures += 1
         # A little chance, so that hundreds of hosts behind one dead switch are not tried in step.
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures - 1, 10)) * random.uniform(0.8, 1.2)  # noqa: S311
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures - 1, 10)) * random.uniform(0.75, 1.0)  # noqa: S311
         self._phase, self._until = "pausing", now + pause
         before, self.status = self.status, Status("down", reason, self._answered_at)
         self.view = None
