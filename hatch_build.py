@@ -1,7 +1,7 @@
 """Puts what lies outside api/virtfleet into the wheel.
 
-As a hook and not as `force-include` in pyproject.toml, since that would copy these folders in an editable install too, and
-two copies of the collection on the path confuse Ansible.
+As a hook and not as `force-include` in pyproject.toml, since that would copy these folders in an editable install too,
+and two copies of the collection on the path confuse Ansible.
 """
 
 from typing import Any

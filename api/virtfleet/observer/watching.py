@@ -107,7 +107,7 @@ class HostWatch:
             return None
         return News(urgent=self._shown() != before)
 
-    def silence(self, now: float) -> News | None:
+    def silence(self, now: float) -> News:
         """End a child that has not said anything in time."""
         if self._phase == "starting":
             reason = (

@@ -43,9 +43,8 @@ def pool(name: str, provisioned: int | None, *, shared: bool = False) -> dict[st
 
 
 def row(state: str = "running", host: str = "a", **more: Any) -> VmRow:
-    return VmRow(
-        **({"id": "vm_1", "uuid": "u1", "host_id": host, "state": state, "pool": "p", "disk_bytes": 10} | more)
-    )
+    values: dict[str, Any] = {"id": "vm_1", "uuid": "u1", "host_id": host, "state": state, "pool": "p"}
+    return VmRow(**(values | {"disk_bytes": 10} | more))
 
 
 def change(vm: VmRow, **hosts: View) -> VmChange | None:
