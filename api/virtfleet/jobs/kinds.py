@@ -12,6 +12,9 @@ from virtfleet.models import Job
 
 FinalState = Literal["succeeded", "failed", "cancelled"]
 
+ATTEMPT = {"$attempt": True}
+"""Stands in a job's variables for the number of the attempt, which is known when it begins."""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -187,17 +187,19 @@ def secret_ids(variables: Any) -> list[str]:
     return list(found)
 
 
-def _resolve(value: Any, path_of: Callable[[str], str]) -> Any:
-    """Return a copy of `value` with every `{"$secret": id}` replaced by the path of its file."""
+def _resolve(value: Any, path_of: Callable[[str], str], attempt: int = 0) -> Any:
+    """Return a copy of `value`: every `{"$secret": id}` is the path of its file now, ATTEMPT is `attempt`."""
+    if value == kinds.ATTEMPT:
+        return attempt
     if isinstance(value, Mapping):
         if set(value) == {"$secret"}:
             secret_id = value["$secret"]
             if not isinstance(secret_id, str) or not SECRET_ID.fullmatch(secret_id):
                 raise CannotRun("invalid", "A reference to a secret is not an id.", "Submit the request again.")
             return path_of(secret_id)
-        return {key: _resolve(each, path_of) for key, each in value.items()}
+        return {key: _resolve(each, path_of, attempt) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_resolve(each, path_of) for each in value]
+        return [_resolve(each, path_of, attempt) for each in value]
     return value
 
 
@@ -266,11 +268,13 @@ def environment(folder: str, hosts: int) -> dict[str, str]:
     }
 
 
-def _files(targets: Sequence[Target], variables: Mapping[str, Any], path_of: Callable[[str], str]) -> dict[str, str]:
+def _files(
+    targets: Sequence[Target], variables: Mapping[str, Any], attempt: int, path_of: Callable[[str], str]
+) -> dict[str, str]:
     return {
         "ansible.cfg": "",
         "inventory/hosts.yml": dump(inventory(targets)),
-        "variables.yml": dump(_resolve(variables, path_of)),
+        "variables.yml": dump(_resolve(variables, path_of, attempt)),
     }
 
 
@@ -283,7 +287,9 @@ def replay_files(job: Job, hosts: Sequence[Host], secrets: Mapping[str, str] | N
     """
     here = "@dir@" + os.urandom(16).hex()
     folder_of_secrets = f"{here}/secrets"
-    files = _files(_targets(hosts), job.variables, lambda secret_id: f"{folder_of_secrets}/{secret_id}")
+    files = _files(
+        _targets(hosts), job.variables, max(job.attempt, 1), lambda secret_id: f"{folder_of_secrets}/{secret_id}"
+    )
     return {
         "playbook": kinds.KINDS[job.kind].playbook,
         "argv": command(DIR, kinds.KINDS[job.kind].path),
@@ -337,7 +343,7 @@ def _furnish(attempt: Attempt) -> None:
         each.mkdir(mode=0o700, parents=True)
     folder.parent.chmod(0o700)
     secrets = secret_files.write(attempt.job_id, attempt.attempt_id, attempt.secrets) if attempt.secrets else None
-    files = _files(attempt.targets, attempt.variables, lambda secret_id: f"{secrets}/{secret_id}")
+    files = _files(attempt.targets, attempt.variables, attempt.number, lambda secret_id: f"{secrets}/{secret_id}")
     for name, text in files.items():
         write_private(folder / name, text.encode())
 

@@ -20,6 +20,8 @@ class Vm(Owned, Base):
     """S1's vmid: never reused."""
     uuid: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str]
+    label: Mapped[str | None]
+    """The name it was asked for by S1's contract, where names may be equal; None for all others."""
     libvirt_name: Mapped[str] = mapped_column(index=True)
     zone_id: Mapped[str] = mapped_column(ForeignKey("zones.id"), index=True)
     host_id: Mapped[str] = mapped_column(ForeignKey("hosts.id"), index=True)
@@ -34,6 +36,8 @@ class Vm(Owned, Base):
     pool: Mapped[str]
     state: Mapped[str] = mapped_column(default="building", index=True)
     """building, running, stopped, paused, crashed, deleting, missing (its host no longer has it) or unknown."""
+    seen_addresses: Mapped[list[Any]] = mapped_column(default=list)
+    """IP addresses that the machine was last seen with; on a network with DHCP the only ones known."""
     spec: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """The machine as module `vm` takes it; a secret in it is a reference."""
     policy: Mapped[str]

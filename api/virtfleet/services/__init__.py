@@ -3,6 +3,6 @@
 Importing the package registers what the services do when their jobs end.
 """
 
-from virtfleet.services import secrets
+from virtfleet.services import hosts, images, secrets, vms
 
-__all__ = ["secrets"]
+__all__ = ["hosts", "images", "secrets", "vms"]

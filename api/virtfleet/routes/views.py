@@ -1,0 +1,53 @@
+"""Rows as answers: looks up the names that a row only has as ids."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from virtfleet.models import Host, Job, Project, User, Vm
+from virtfleet.schemas.hosts import HostOut
+from virtfleet.schemas.jobs import JobOut
+from virtfleet.schemas.vms import VmOut
+from virtfleet.services import capacity, jobs
+
+
+def job(session: Session, row: Job) -> JobOut:
+    """Return one job."""
+    return all_jobs(session, [row])[0]
+
+
+def all_jobs(session: Session, rows: list[Job]) -> list[JobOut]:
+    """Return jobs."""
+    known = jobs.names(session, rows)
+    return [
+        JobOut.of(
+            row,
+            project=known["projects"].get(row.project_id, row.project_id),
+            owner=known["users"].get(row.owner_id, row.owner_id),
+            hosts=known["hosts"],
+        )
+        for row in rows
+    ]
+
+
+def vm(session: Session, row: Vm) -> VmOut:
+    """Return one machine."""
+    project, owner = session.get(Project, row.project_id), session.get(User, row.owner_id)
+    return VmOut.of(row, project=project.name if project else "", owner=owner.name if owner else "")
+
+
+def host(row: Host, state: dict[str, Any]) -> HostOut:
+    """Return one host; `state` is the host in the placement state."""
+    return HostOut.of(row, capacity.figures(state))
+
+
+def all_hosts(session: Session, rows: Sequence[Host]) -> list[HostOut]:
+    """Return hosts."""
+    known = {each["name"]: each for each in capacity.state(session)["hosts"]} if rows else {}
+    return [host(row, known[row.name]) for row in rows]
+
+
+def accepted(session: Session, row: Job) -> dict[str, Any]:
+    """Return the body of a 202."""
+    return {"job": job(session, row).model_dump(mode="json")}

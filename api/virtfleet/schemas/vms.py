@@ -1,0 +1,134 @@
+"""Machines."""
+
+from typing import Any, Literal
+
+from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
+from pydantic import Field
+
+from virtfleet.models import Vm
+from virtfleet.schemas.base import In, Moment, Out, Paging, Size, Text
+from virtfleet.schemas.images import LARGEST_VCPUS
+from virtfleet.schemas.jobs import JobOut
+
+SMALLEST_MEMORY = 16 * 2**20
+SMALLEST_DISK = 2**20
+LARGEST = 2**50
+
+
+class VmWish(In):
+    """How a machine should be; a name is enough, the rest has defaults."""
+
+    flavor: Text | None = None
+    vcpus: int | None = Field(default=None, ge=1, le=LARGEST_VCPUS)
+    memory: Size | None = Field(default=None, ge=SMALLEST_MEMORY, le=LARGEST)
+    disk: Size | None = Field(default=None, ge=SMALLEST_DISK, le=LARGEST)
+    image: Text | None = None
+    count: int = Field(default=1, ge=1, le=100, description="More than one are called name-1, name-2, …")
+    all_or_nothing: bool = Field(default=False, description="When one cannot be made, make none.")
+    zone: Text | None = None
+    host: Text | None = Field(default=None, description="The only host that will do.")
+    pool: Text | None = None
+    network: Text | None = Field(default=None, description="A network of the zone, or none.")
+    address: Text | None = Field(default=None, description="An address of the network; a free one if left out.")
+    policy: Text | dict[str, Any] | None = Field(default=None, description="A placement policy.")
+    ssh_keys: list[str] = Field(default_factory=list, max_length=100)
+    user_data: str | None = Field(default=None, description="cloud-init user data; kept as a secret.")
+    wait_for: Literal["none", "running", "address", "agent"] | None = None
+    start: bool = True
+
+
+class VmIn(VmWish):
+    """A machine, or several, to create."""
+
+    name: Text
+
+
+class PlacementIn(VmWish):
+    """A machine to place, to see where it would go."""
+
+    name: Text = "vm"
+
+
+class VmAction(In):
+    """What is to be done with a machine."""
+
+    action: Literal["start", "stop", "reboot", "pause", "resume"]
+    force: bool = Field(default=False, description="Stop or reboot: when it does not obey in time, cut the power.")
+    grace: float | None = Field(default=None, ge=0, le=3600, description="Stop or reboot: seconds it may take.")
+
+
+class VmQuery(Paging):
+    """Which machines."""
+
+    state: str | None = None
+    host: str | None = None
+    zone: str | None = None
+    name: str | None = None
+
+
+class VmOut(Out):
+    """A machine: what was asked for, where it is, how it was last seen."""
+
+    id: str
+    number: int
+    uuid: str
+    name: str
+    project: str
+    owner: str
+    state: str
+    host: str
+    zone: str
+    address: str | None
+    addresses: list[str]
+    mac: str | None
+    networks: list[dict[str, Any]]
+    vcpus: int
+    memory: str
+    memory_bytes: int
+    disk: str
+    disk_bytes: int
+    pool: str
+    flavor: str | None
+    image: str | None
+    policy: str
+    explanation: dict[str, Any]
+    job: str | None
+    error: dict[str, Any] | None
+    created_at: Moment
+    updated_at: Moment
+    observed_at: Moment | None
+    generation: int
+
+    @classmethod
+    def of(cls, row: Vm, *, project: str, owner: str) -> "VmOut":
+        """Make it from a row."""
+        reserved = [address.address for address in row.addresses if address.address]
+        known = list(dict.fromkeys([*reserved, *row.seen_addresses]))
+        plain = ("id", "number", "uuid", "name", "state", "vcpus", "memory_bytes", "disk_bytes", "pool", "flavor")
+        return cls(
+            **{name: getattr(row, name) for name in (*plain, "image", "policy", "explanation", "error")},
+            project=project,
+            owner=owner,
+            host=row.host.name,
+            zone=row.zone.name,
+            address=known[0] if known else None,
+            addresses=known,
+            mac=row.addresses[0].mac if row.addresses else None,
+            networks=[
+                {"network": each.network.name, "address": each.address, "mac": each.mac} for each in row.addresses
+            ],
+            memory=format_size(row.memory_bytes),
+            disk=format_size(row.disk_bytes),
+            job=row.job_id,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            observed_at=row.observed_at,
+            generation=row.generation,
+        )
+
+
+class VmsAccepted(Out):
+    """A creation under way."""
+
+    job: JobOut
+    vms: list[VmOut]

@@ -1,0 +1,267 @@
+"""Images: registered once with their checksum, copied into a pool when a machine first needs them there."""
+
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ansible_collections.virtfleet.core.plugins.module_utils import image_source
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from virtfleet import clock, names, settings
+from virtfleet.errors import Problem
+from virtfleet.ids import new_id
+from virtfleet.jobs import kinds, lifecycle
+from virtfleet.jobs.kinds import Outcome
+from virtfleet.models import UNFINISHED, Host, Image, ImageCopy, Job, Vm
+from virtfleet.services import ledger
+from virtfleet.services.auth import Principal
+from virtfleet.services.lookup import find
+
+READ_SECONDS = 1800.0
+"""How long reading an image file for its checksum may take."""
+SUFFIX = re.compile(r"(\.(qcow2|img|raw|iso|vmdk))?(\.(gz|xz|zst))?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class NewImage:
+    """An image that is to be registered; `source` is a path on the controller or a URL."""
+
+    source: str
+    name: str | None = None
+    checksum: str | None = None
+    os: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was read from an image file. Sizes are bytes."""
+
+    checksum: str
+    format: str
+    size_bytes: int
+    virtual_size_bytes: int
+
+
+def name_from(source: str) -> str:
+    """Return the name of an image that was given none: the file's, without a known suffix (S1.11)."""
+    last = (urlsplit(source).path if is_url(source) else source).rstrip("/").rpartition("/")[2]
+    return SUFFIX.sub("", last) or last
+
+
+def is_url(source: str) -> bool:
+    """Tell whether the source is fetched over the network."""
+    return source.lower().startswith(("http://", "https://"))
+
+
+def inspect(new: NewImage) -> Facts | None:
+    """Read a local image file; None for a URL, which a job will fetch. Call it outside of any transaction.
+
+    Raises Problem `invalid` for a file that is missing, is no image, or has another checksum.
+    """
+    try:
+        checksum = image_source.check_checksum(new.checksum) if new.checksum else None
+        if is_url(new.source):
+            image_source.check_url(new.source)
+            return None
+        path = Path(new.source)
+        if not path.is_absolute() or "\0" in new.source or not new.source.isprintable():
+            raise Problem(
+                "invalid",
+                "The source of the image is neither an absolute path on the controller nor an http or https URL.",
+                "Give a path such as /srv/images/debian-12.qcow2.",
+                errors=[{"field": "source", "message": "not a path or URL"}],
+            )
+        _refuse_own_files(path)
+        wanted = f"register the image {name_from(new.source)[:63]!r}"
+        deadline = Deadline(READ_SECONDS)
+        with image_source.local_file(
+            new.source, asked_format=None, checksum=checksum, wanted=wanted, deadline=deadline
+        ) as source:
+            return Facts(source.checksum, source.image.format, source.size_bytes, source.image.virtual_size_bytes)
+    except VirtfleetError as error:
+        raise Problem(
+            "invalid", str(error), error.hint, errors=[{"field": "source", "message": error.obstacle}]
+        ) from error
+
+
+def _refuse_own_files(path: Path) -> None:
+    """The fleet's database, keys and tokens are no images, whatever their bytes look like."""
+    try:
+        real, home = path.resolve(), settings.load().home.resolve()
+        ours = real.is_relative_to(home) and not real.is_relative_to(settings.load().images.resolve())
+        device = not stat.S_ISREG(real.stat().st_mode)
+    except (OSError, RuntimeError):
+        return  # the reader says what is wrong
+    if ours or device:
+        raise Problem("invalid", "This file is not an image that may be registered.", "Give an image file.")
+
+
+def register(
+    session: Session, who: Principal, new: NewImage, facts: Facts | None, number: int | None = None
+) -> tuple[Image, Job | None]:
+    """Make an image known; without `facts` also a job that fetches it. Raises Problem `already_exists`."""
+    name = names.check(new.name or name_from(new.source), "image")
+    taken = select(Image.id).where(Image.project_id == who.project_id, Image.name == name)
+    if session.scalar(taken) is not None:
+        raise Problem("already_exists", f"There is an image {name!r} already.", "Choose another name.")
+    row = Image(
+        id=new_id("img"),
+        number=ledger.next_number(session, "image", number),
+        name=name,
+        source=new.source if facts else image_source.origin_of(new.source),
+        checksum=facts.checksum if facts else (new.checksum or ""),
+        format=facts.format if facts else "",
+        size_bytes=facts.size_bytes if facts else 0,
+        virtual_size_bytes=facts.virtual_size_bytes if facts else 0,
+        state="ready" if facts else "fetching",
+        os=new.os,
+        version=new.version,
+        project_id=who.project_id,
+        owner_id=who.user_id,
+    )
+    session.add(row)
+    session.flush()
+    job = None if facts else _fetch(session, who, row, new)
+    ledger.audit(session, who, "image.create", row.id, job.id if job else None)
+    ledger.changed(session, "image", row.id, "created", who.project_id, name=name)
+    return row, job
+
+
+def _fetch(session: Session, who: Principal, image: Image, new: NewImage) -> Job:
+    file = settings.load().images / image.id
+    return lifecycle.submit(
+        session,
+        "image.fetch",
+        project_id=who.project_id,
+        owner_id=who.user_id,
+        host_ids=[],
+        variables={
+            "virtfleet_fetch": {
+                "url": new.source,
+                "file": str(file),
+                **({"checksum": new.checksum} if new.checksum else {}),
+            }
+        },
+        subjects=[{"type": "image", "id": image.id, "name": image.name}],
+        context={"image": image.id, "file": str(file)},
+        exclusive=[f"image:{image.id}"],
+    )
+
+
+@kinds.finisher("image.fetch")
+def fetched(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note what was fetched, or forget the image that could not be."""
+    image = session.get(Image, job.context["image"])
+    if image is None:
+        return
+    found = (outcome.result.get("localhost") or {}).get("image") or {}
+    if outcome.state != "succeeded" or not found.get("checksum"):
+        session.delete(image)
+        ledger.changed(session, "image", image.id, "deleted", image.project_id, name=image.name)
+        return
+    image.source = job.context["file"]
+    image.checksum = found["checksum"]
+    image.format = found["format"]
+    image.size_bytes = found["size_bytes"]
+    image.virtual_size_bytes = found["virtual_size_bytes"]
+    image.state = "ready"
+    image.generation += 1
+    ledger.changed(session, "image", image.id, "updated", image.project_id, name=image.name)
+
+
+def choose(session: Session, who: Principal, ref: str | None) -> Image:
+    """Return the image asked for, or the first one. Raises Problem `not_ready` while it is being fetched."""
+    if ref is not None:
+        image = find(session, Image, "image", ref, who)
+    else:
+        mine = select(Image).where(Image.project_id == who.project_id, Image.state == "ready").order_by(Image.number)
+        first = session.scalars(mine).first()
+        if first is None:
+            raise Problem("not_ready", "The fleet has no image yet.", "Add one: virtfleet image add FILE.")
+        image = first
+    if image.state != "ready":
+        raise Problem("not_ready", f"Image {image.name!r} is still being fetched.", "Wait for its job to end.")
+    return image
+
+
+def ensure_copy(session: Session, who: Principal, image: Image, host: Host, pool: str, *, shared: bool) -> str | None:
+    """See to it that the image's base volume is, or will be, in the pool; return the job to wait for, if any."""
+    place = host.zone_id if shared else host.id
+    where = (ImageCopy.image_id == image.id, ImageCopy.place == place, ImageCopy.pool == pool)
+    copy = session.scalar(select(ImageCopy).where(*where))
+    if copy is not None and copy.ready_at is not None:
+        return None
+    if copy is not None and copy.job_id is not None:
+        job = session.get(Job, copy.job_id)
+        if job is not None and job.state in UNFINISHED:
+            return job.id
+    if copy is None:
+        copy = ImageCopy(id=new_id("cpy"), image_id=image.id, place=place, pool=pool)
+        session.add(copy)
+    wanted: dict[str, Any] = {
+        "name": image.volume,
+        "pool": pool,
+        "src": image.source,
+        "checksum": image.checksum,
+        "format": image.format,
+    }
+    made = lifecycle.submit(
+        session,
+        "image.import",
+        project_id=who.project_id,
+        owner_id=who.user_id,
+        host_ids=[host.id],
+        variables={"virtfleet_image": wanted},
+        subjects=[{"type": "image", "id": image.id, "name": image.name}],
+        context={"copy": copy.id},
+        exclusive=[f"copy:{copy.id}"],
+    )
+    copy.job_id = made.id
+    session.flush()
+    return made.id
+
+
+@kinds.finisher("image.import")
+def imported(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note that the copy is there; one that failed is forgotten, so that the next machine tries again."""
+    copy = session.get(ImageCopy, job.context["copy"])
+    if copy is None or copy.job_id != job.id:
+        return
+    if outcome.state == "succeeded":
+        copy.job_id, copy.ready_at = None, clock.now()
+    else:
+        session.delete(copy)
+
+
+def forget_copy(session: Session, image_id: str, host: Host, pool: str) -> None:
+    """Forget that a pool has a copy, since it turned out that it has not."""
+    for copy in session.scalars(
+        select(ImageCopy).where(
+            ImageCopy.image_id == image_id, ImageCopy.pool == pool, ImageCopy.place.in_([host.id, host.zone_id])
+        )
+    ):
+        session.delete(copy)
+    session.flush()
+
+
+def remove(session: Session, who: Principal, image: Image) -> None:
+    """Forget an image that no machine was made from. Base volumes in the pools stay: machines may lie over them."""
+    count = session.scalar(select(func.count()).select_from(Vm).where(Vm.image_id == image.id))
+    if count:
+        raise Problem("in_use", f"{count} machines were made from image {image.name!r}.", "Delete them first.")
+    busy = select(Job.id).join(ImageCopy, ImageCopy.job_id == Job.id)
+    if session.scalar(busy.where(ImageCopy.image_id == image.id, Job.state.in_(UNFINISHED)).limit(1)) is not None:
+        raise Problem("in_use", f"Image {image.name!r} is being copied to a host.", "Wait for that job to end.")
+    for copy in session.scalars(select(ImageCopy).where(ImageCopy.image_id == image.id)):
+        session.delete(copy)
+    session.flush()
+    session.delete(image)
+    ledger.audit(session, who, "image.delete", image.id)
+    ledger.changed(session, "image", image.id, "deleted", image.project_id, name=image.name)

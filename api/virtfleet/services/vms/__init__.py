@@ -1,0 +1,8 @@
+"""Machines: created, acted upon, deleted; and what becomes of them when their jobs end."""
+
+from virtfleet.services.vms.actions import ACTIONS, act, clean_up, delete, retry_cleanups
+from virtfleet.services.vms.create import create, try_out
+from virtfleet.services.vms.endings import of_job
+from virtfleet.services.vms.wanted import NewVm
+
+__all__ = ["ACTIONS", "NewVm", "act", "clean_up", "create", "delete", "of_job", "retry_cleanups", "try_out"]

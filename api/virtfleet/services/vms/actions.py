@@ -1,0 +1,143 @@
+"""What is done with machines that exist: power, deletion, and the clean-up of what a failed job left."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from virtfleet import database, settings
+from virtfleet.errors import Problem
+from virtfleet.jobs import lifecycle, queue
+from virtfleet.models import UNFINISHED, Host, Job, Vm
+from virtfleet.services import ledger
+from virtfleet.services.auth import Principal
+
+ACTIONS = ("start", "stop", "reboot", "pause", "resume")
+DEFAULT_GRACE_SECONDS = 60.0
+LONGEST_GRACE_SECONDS = 3600.0
+
+
+def act(
+    session: Session, who: Principal, vm: Vm, action: str, *, force: bool = False, grace: float | None = None
+) -> Job:
+    """Make the job that starts, stops, reboots, pauses or resumes a machine. Raises Problem.
+
+    `grace` is how many seconds a clean stop or reboot may take; `force` cuts the power after that.
+    """
+    if action not in ACTIONS:
+        raise Problem("invalid", "There is no such action.", f"Use one of {', '.join(ACTIONS)}.")
+    if grace is not None and action not in ("stop", "reboot"):
+        raise Problem("invalid", f"Nothing is waited for with {action}.", "Leave grace away.")
+    if force and action not in ("stop", "reboot"):
+        raise Problem("invalid", f"There is nothing to force with {action}.", "Leave force away.")
+    if vm.state in ("building", "deleting", "missing"):
+        raise Problem(
+            "not_ready",
+            f"Vm {vm.name!r} is {vm.state}.",
+            "Its host no longer has it: delete it." if vm.state == "missing" else "Wait for the end of its job.",
+        )
+    variables: dict[str, Any] = {"virtfleet_vms": [_reference(vm)]}
+    timeout = None
+    if action in ("stop", "reboot"):
+        patience = DEFAULT_GRACE_SECONDS if grace is None else min(max(grace, 0.0), LONGEST_GRACE_SECONDS)
+        variables |= {"virtfleet_force": force, "virtfleet_grace": patience}
+        timeout = patience + 60.0
+    job = _submit(session, who, f"vm.{action}", [vm], variables=variables, context={"before": vm.state})
+    if timeout is not None:
+        job.timeout = max(job.timeout, timeout + 60.0)
+        variables["virtfleet_timeout"] = timeout
+        job.variables = dict(variables)
+    ledger.audit(session, who, f"vm.{action}", vm.id, job.id)
+    return job
+
+
+def delete(session: Session, who: Principal, vm: Vm) -> tuple[Job, list[str]]:
+    """Make the job that deletes a machine; a creation under way is cancelled first.
+
+    Returns the job and further jobs to ring for.
+
+    A machine whose creation had not begun is gone when this returns; the job is the cancelled one then.
+    """
+    to_ring: list[str] = []
+    making = session.get(Job, vm.job_id) if vm.job_id else None
+    identifier, name, project_id = vm.id, vm.name, vm.project_id
+    if making is not None and making.state in UNFINISHED and making.kind == "vm.delete":
+        return making, []
+    if vm.state == "building" and making is not None and making.state in UNFINISHED and len(making.subjects) == 1:
+        to_ring = lifecycle.cancel(session, making)
+        session.flush()
+        if session.get(Vm, identifier) is None:
+            ledger.audit(session, who, "vm.delete", identifier, making.id)
+            return making, to_ring
+    vm.state = "deleting"
+    vm.generation += 1
+    variables = {"virtfleet_vms": [_reference(vm)]}
+    job = _submit(session, who, "vm.delete", [vm], variables=variables, context={"cleanup": False})
+    ledger.audit(session, who, "vm.delete", identifier, job.id)
+    ledger.changed(session, "vm", identifier, "updated", project_id, name=name, state="deleting")
+    return job, to_ring
+
+
+def clean_up(session: Session, vms: Sequence[Vm]) -> list[Job]:
+    """Make the jobs that remove what is left of machines that could not be made; they are tried until it is done."""
+    jobs = []
+    for vm in vms:
+        vm.state = "deleting"
+        vm.generation += 1
+        owner = Principal(vm.owner_id, "", vm.project_id, "", frozenset())
+        variables = {"virtfleet_vms": [_reference(vm)]}
+        jobs.append(_submit(session, owner, "vm.delete", [vm], variables=variables, context={"cleanup": True}))
+        ledger.changed(session, "vm", vm.id, "updated", vm.project_id, name=vm.name, state=vm.state)
+    return jobs
+
+
+def retry_cleanups() -> int:
+    """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made."""
+    waiting = (
+        select(Vm)
+        .join(Host, Host.id == Vm.host_id)
+        .outerjoin(Job, Job.id == Vm.job_id)
+        .where(Vm.state == "deleting", Host.state == "up", Job.id.is_(None) | Job.state.not_in(UNFINISHED))
+    )
+    with database.read() as session:
+        if session.scalars(waiting.limit(1)).first() is None:
+            return 0
+    with database.write() as session:
+        jobs = clean_up(session, session.scalars(waiting).all())
+    queue.ring([job.id for job in jobs])
+    return len(jobs)
+
+
+def _reference(vm: Vm) -> dict[str, str]:
+    """Return what names the machine beyond doubt: another one of that name is not touched."""
+    return {"name": vm.libvirt_name, "uuid": vm.uuid}
+
+
+def _submit(
+    session: Session,
+    who: Principal,
+    kind: str,
+    vms: Sequence[Vm],
+    *,
+    variables: dict[str, Any],
+    context: dict[str, Any],
+) -> Job:
+    hosts = list(dict.fromkeys(vm.host_id for vm in vms))
+    limit = settings.load().jobs_per_host
+    job = lifecycle.submit(
+        session,
+        kind,
+        project_id=vms[0].project_id,
+        owner_id=who.user_id,
+        host_ids=hosts,
+        variables=variables,
+        subjects=[{"type": "vm", "id": vm.id, "name": vm.name} for vm in vms],
+        context={**context, "vms": {vm.libvirt_name: vm.id for vm in vms}},
+        exclusive=[f"vm:{vm.id}" for vm in vms],
+        shared=[(f"host:{host}", limit) for host in hosts],
+    )
+    for vm in vms:
+        vm.job_id = job.id
+    session.flush()
+    return job

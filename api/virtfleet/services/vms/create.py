@@ -1,0 +1,263 @@
+"""Creating machines: decide, reserve and write down the job, all in one writing transaction."""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
+from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from virtfleet import names, settings
+from virtfleet.errors import Problem
+from virtfleet.ids import new_id
+from virtfleet.jobs import lifecycle
+from virtfleet.jobs.kinds import ATTEMPT
+from virtfleet.models import Host, Image, Job, Vm
+from virtfleet.services import addresses, capacity, images, ledger, secrets
+from virtfleet.services.auth import DEFAULT_PROJECT, Principal
+from virtfleet.services.lookup import find
+from virtfleet.services.vms import wanted
+from virtfleet.services.vms.wanted import NewVm, Plan
+
+WAIT_SECONDS = 120.0
+"""How long a job waits for what was asked (running, address, agent), for each host."""
+
+
+def create(session: Session, who: Principal, new: NewVm) -> tuple[Job, list[Vm]]:
+    """Reserve machines and make the job that creates them; nothing is reserved when not all of them fit.
+
+    Raises Problem: `invalid`, `not_found`, `not_ready`, `already_exists`, or `no_capacity` with every host's reasons.
+    """
+    wanted.check(new)
+    plan = wanted.decide(session, who, new)
+    numbers = [ledger.next_number(session, "vm") for _ in range(new.count)]
+    called = _names(session, who, new, numbers)
+    decision = decide(session, plan, called, pin=_pin(session, new, plan))
+    if not decision["fits"]:
+        raise no_room(decision)
+    hosts = {host.name: host for host in capacity.hosts_of(session, plan.zone)}
+    vms = []
+    for number, name, placed in zip(numbers, called, _in_order(decision, called), strict=True):
+        vms.append(_reserve(session, who, new, plan, number=number, name=name, placed=placed, hosts=hosts))
+    capacity.remember_cursor(session, plan.zone, plan.policy_name, decision["cursor"])
+    job = submit(session, who, vms, {"all_or_nothing": new.all_or_nothing, "wait_for": plan.wait_for})
+    for vm in vms:
+        ledger.audit(session, who, "vm.create", vm.id, job.id)
+        ledger.changed(session, "vm", vm.id, "created", vm.project_id, name=vm.name, state=vm.state)
+    return job, vms
+
+
+def try_out(session: Session, who: Principal, new: NewVm) -> dict[str, Any]:
+    """Return the decision that a create would come to now, explained; nothing is reserved. Raises Problem."""
+    wanted.check(new)
+    plan = wanted.decide(session, who, new)
+    called = [new.name] if new.count == 1 else [f"{new.name}-{position}" for position in range(1, new.count + 1)]
+    return decide(session, plan, called, pin=_pin(session, new, plan))
+
+
+def decide(
+    session: Session, plan: Plan, called: Iterable[str], *, pin: str | None, exclude: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Ask placement where machines go. Raises Problem `invalid` for a policy that it does not understand."""
+    state = capacity.state(session, plan.zone, plan.policy_name)
+    try:
+        return placement.place(state, [plan.request(name, pin, exclude) for name in called], plan.policy, explain=True)
+    except placement.SchemaError as error:
+        raise Problem(
+            "invalid",
+            f"The policy cannot be used: {error}.",
+            f"Use one of {', '.join(sorted(placement.NAMED))}, or a mapping of a name and options.",
+            errors=[{"field": "policy", "message": str(error)}],
+        ) from error
+
+
+def no_room(decision: Mapping[str, Any]) -> Problem:
+    """Return the problem that says, for every host, why a machine does not fit."""
+    first = decision["unplaced"][0]["explanation"]
+    return Problem(
+        "no_capacity",
+        f"{first['text'][0].upper()}{first['text'][1:]}.",
+        "Ask for less, delete machines, or add a host: virtfleet host add URI.",
+        hosts=[
+            {"host": each["host"], "reasons": [reason["text"] for reason in each["reasons"]]}
+            for each in first["rejected"]
+        ],
+    )
+
+
+def _pin(session: Session, new: NewVm, plan: Plan) -> str | None:
+    if new.host is None:
+        return None
+    host = find(session, Host, "host", new.host)
+    if host.zone_id != plan.zone.id:
+        raise Problem("invalid", f"Host {host.name!r} is not in zone {plan.zone.name!r}.", "Leave one of them away.")
+    return host.name
+
+
+def _in_order(decision: Mapping[str, Any], called: Sequence[str]) -> list[Mapping[str, Any]]:
+    by_name = {each["request"]: each for each in decision["placements"]}
+    return [by_name[name] for name in called]
+
+
+def _names(session: Session, who: Principal, new: NewVm, numbers: Sequence[int]) -> list[str]:
+    """Return the machines' names: the one asked for, or with a position. Raises Problem when one is taken."""
+    called = [new.name] if new.count == 1 else [f"{new.name}-{position}" for position in range(1, new.count + 1)]
+    for name in called:
+        names.check(name, "vm")
+    taken = set(session.scalars(select(Vm.name).where(Vm.project_id == who.project_id, Vm.name.in_(called))))
+    if taken and new.label is not None:
+        return [f"{name[:50]}-{number}" for name, number in zip(called, numbers, strict=True)]
+    if taken:
+        raise Problem(
+            "already_exists",
+            f"There is a vm {sorted(taken)[0]!r} already.",
+            "Choose another name; virtfleet vm list shows those taken.",
+        )
+    return called
+
+
+def _libvirt_name(session: Session, who: Principal, name: str, number: int) -> str:
+    plain = name if who.project_name == DEFAULT_PROJECT else f"{who.project_name}.{name}"
+    taken = session.scalar(select(Vm.id).where(Vm.libvirt_name == plain))
+    return plain if taken is None else f"{plain}-{number}"
+
+
+def _reserve(
+    session: Session,
+    who: Principal,
+    new: NewVm,
+    plan: Plan,
+    *,
+    number: int,
+    name: str,
+    placed: Mapping[str, Any],
+    hosts: Mapping[str, Host],
+) -> Vm:
+    vm = Vm(
+        id=new_id("vm"),
+        number=number,
+        uuid=str(uuid.uuid4()),
+        name=name,
+        label=new.label,
+        libvirt_name=_libvirt_name(session, who, name, number),
+        zone_id=plan.zone.id,
+        host_id=hosts[placed["host"]].id,
+        project_id=who.project_id,
+        owner_id=who.user_id,
+        flavor_id=plan.flavor.id if plan.flavor else None,
+        flavor=plan.flavor.name if plan.flavor else None,
+        image_id=plan.image.id,
+        image=plan.image.name,
+        vcpus=plan.size.vcpus,
+        memory_bytes=plan.size.memory_bytes,
+        disk_bytes=plan.size.disk_bytes,
+        pool=plan.pool,
+        policy=plan.policy_name,
+        explanation=dict(placed["explanation"]),
+        state="building",
+    )
+    session.add(vm)
+    session.flush()
+    session.refresh(vm)
+    if plan.network is not None:
+        addresses.reserve(session, vm, plan.network, new.address)
+    secret = None
+    if new.user_data is not None:
+        secret = secrets.keep(session, who, "user_data", new.user_data, vm.id)
+    vm.spec = _spec(vm, who, new, plan, secret)
+    session.flush()
+    return vm
+
+
+def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) -> dict[str, Any]:
+    """Return the machine as module `vm` takes it. What a person typed is text in it, never a mapping's key."""
+    return {
+        "name": vm.libvirt_name,
+        "uuid": vm.uuid,
+        "state": "running" if new.start else "present",
+        "vcpus": vm.vcpus,
+        "memory": format_size(vm.memory_bytes),
+        "disks": [
+            {
+                "name": f"{vm.libvirt_name}-{vm.uuid[:8]}-root",
+                "pool": vm.pool,
+                "size": format_size(vm.disk_bytes),
+                "image": plan.image.volume,
+            }
+        ],
+        "networks": [_nic(address) for address in vm.addresses],
+        "cloud_init": {
+            "hostname": vm.name.replace("_", "-").replace(".", "-"),
+            "ssh_keys": [key.strip() for key in new.ssh_keys],
+            **({"user_data_src": {"$secret": secret}} if secret else {}),
+        },
+        "metadata": {
+            "id": vm.id,
+            "number": vm.number,
+            "name": vm.name,
+            "owner": who.user_name,
+            "project": who.project_name,
+            "zone": plan.zone.name,
+            "flavor": vm.flavor,
+            "image": vm.image,
+            "attempt": ATTEMPT,
+        },
+    }
+
+
+def _nic(address: Any) -> dict[str, Any]:
+    network = address.network
+    nic: dict[str, Any] = {"network" if network.kind == "nat" else "bridge": network.source, "mac": address.mac}
+    if address.address is not None:
+        nic["address"] = f"{address.address}/{network.cidr.rpartition('/')[2]}"
+        if network.gateway:
+            nic["gateway"] = network.gateway
+        if network.dns:
+            nic["dns"] = list(network.dns)
+    return nic
+
+
+def submit(session: Session, who: Principal, vms: Sequence[Vm], context: Mapping[str, Any]) -> Job:
+    """Make the job that creates reserved machines on the hosts reserved for them."""
+    needs, variables, shared = run_of(session, who, vms, str(context["wait_for"]))
+    job = lifecycle.submit(
+        session,
+        "vm.create",
+        project_id=who.project_id,
+        owner_id=who.user_id,
+        host_ids=[resource.removeprefix("host:") for resource, _ in shared],
+        variables=variables,
+        subjects=[{"type": "vm", "id": vm.id, "name": vm.name} for vm in vms],
+        context={**context, "vms": {vm.libvirt_name: vm.id for vm in vms}},
+        exclusive=[f"vm:{vm.id}" for vm in vms],
+        shared=shared,
+        needs=needs,
+    )
+    for vm in vms:
+        vm.job_id = job.id
+    session.flush()
+    return job
+
+
+def run_of(
+    session: Session, who: Principal, vms: Sequence[Vm], wait_for: str
+) -> tuple[list[str], dict[str, Any], list[tuple[str, int]]]:
+    """Return what a run needs to make these machines: jobs to wait for, variables, shared locks of the hosts."""
+    needs = []
+    for vm in vms:
+        shared_pool = any(pool["name"] == vm.pool and pool.get("shared") for pool in vm.host.info.get("pools", []))
+        image = session.get(Image, vm.image_id)
+        if image is not None:
+            needed = images.ensure_copy(session, who, image, vm.host, vm.pool, shared=shared_pool)
+            needs += [needed] if needed else []
+    variables = {
+        "virtfleet_vms": [{**vm.spec, "host": vm.host.name} for vm in vms],
+        "virtfleet_policy": vms[0].policy if vms[0].policy in placement.NAMED else placement.DEFAULT_POLICY,
+        "virtfleet_wait_for": wait_for,
+        "virtfleet_timeout": WAIT_SECONDS,
+    }
+    limit = settings.load().jobs_per_host
+    hosts = list(dict.fromkeys(vm.host_id for vm in vms))
+    return list(dict.fromkeys(needs)), variables, [(f"host:{host_id}", limit) for host_id in hosts]

@@ -1,0 +1,129 @@
+"""What becomes of the machines' rows when their jobs end. Runs inside the transaction that closes the job."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from virtfleet import clock
+from virtfleet.jobs import kinds
+from virtfleet.jobs.kinds import Outcome
+from virtfleet.models import Job, Secret, Vm
+from virtfleet.services import images, ledger
+from virtfleet.services.vms import actions
+
+STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
+"""What the module says of a machine, in the words of the rows."""
+
+
+def _vms(session: Session, job: Job) -> Iterator[tuple[str, Vm]]:
+    for libvirt_name, identifier in job.context["vms"].items():
+        vm = session.get(Vm, identifier)
+        if vm is not None:
+            yield libvirt_name, vm
+
+
+def _item(outcome: Outcome, vm: Vm) -> Mapping[str, Any] | None:
+    """Return what the run says of this machine."""
+    for result in outcome.result.values():
+        for item in (result or {}).get("vms") or []:
+            if item.get("uuid") == vm.uuid or (not item.get("uuid") and item.get("name") == vm.libvirt_name):
+                return dict(item)
+    return None
+
+
+def _tell(session: Session, vm: Vm) -> None:
+    vm.generation += 1
+    ledger.changed(session, "vm", vm.id, "updated", vm.project_id, name=vm.name, state=vm.state)
+
+
+def _forget(session: Session, vm: Vm) -> None:
+    """Remove the row; with it the machine's addresses and secrets go."""
+    ledger.changed(session, "vm", vm.id, "deleted", vm.project_id, name=vm.name)
+    session.execute(delete(Secret).where(Secret.vm_id == vm.id))
+    session.delete(vm)
+    session.flush()
+
+
+def _error(job: Job, outcome: Outcome, item: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if item is not None and item.get("failed"):
+        error = item.get("error") or {}
+        return {"code": error.get("code", "task_failed"), "message": item.get("msg", ""), "hint": error.get("hint", "")}
+    return dict(outcome.error) if outcome.error else job.error
+
+
+@kinds.finisher("vm.create")
+def created(session: Session, job: Job, outcome: Outcome) -> None:
+    """Keep what was made; undo what was not, and all of it when that was asked for or the job was cancelled."""
+    items = {vm.id: _item(outcome, vm) for _, vm in _vms(session, job)}
+    made = {identifier for identifier, item in items.items() if item is not None and not item.get("failed")}
+    undo_all = outcome.state == "cancelled" or (job.context.get("all_or_nothing", False) and len(made) < len(items))
+    left = []
+    for _, vm in list(_vms(session, job)):
+        item = items[vm.id]
+        if vm.state == "deleting":
+            continue  # somebody asked for its deletion meanwhile: that job does the rest
+        if item is not None and vm.id in made and not undo_all:
+            _keep(session, vm, item)
+        elif _untouched(job, item):
+            _miss(session, vm, _error(job, outcome, item))
+            _forget(session, vm)
+        else:
+            vm.error = _error(job, outcome, item)
+            left.append(vm)
+    actions.clean_up(session, left)
+
+
+def _keep(session: Session, vm: Vm, item: Mapping[str, Any]) -> None:
+    vm.state = STATES.get(item.get("state", ""), "unknown")
+    vm.seen_addresses = [str(address) for address in item.get("addresses") or []]
+    vm.error = None
+    vm.observed_at = clock.now()
+    _tell(session, vm)
+
+
+def _untouched(job: Job, item: Mapping[str, Any] | None) -> bool:
+    """Tell whether nothing of the machine is on its host: never begun, or made undone by the run itself."""
+    if item is None:
+        return job.started_at is None
+    return bool(item.get("failed") and item.get("cleaned"))
+
+
+def _miss(session: Session, vm: Vm, error: Mapping[str, Any] | None) -> None:
+    if error and error.get("code") == "image_missing" and vm.image_id:
+        # The pool lost its copy: whoever comes next has it made anew.
+        images.forget_copy(session, vm.image_id, vm.host, vm.pool)
+
+
+@kinds.finisher("vm.delete")
+def deleted(session: Session, job: Job, outcome: Outcome) -> None:
+    """Forget the machine that is gone; one that is not stays, and says why."""
+    for _, vm in list(_vms(session, job)):
+        if outcome.state == "succeeded":
+            _forget(session, vm)
+            continue
+        vm.error = _error(job, outcome, _item(outcome, vm))
+        if not job.context.get("cleanup"):
+            vm.state = "unknown"  # the observer knows better when it next sees the host
+        _tell(session, vm)
+
+
+def _changed(session: Session, job: Job, outcome: Outcome) -> None:
+    for _, vm in list(_vms(session, job)):
+        item = _item(outcome, vm)
+        if item is not None and not item.get("failed"):
+            _keep(session, vm, {"addresses": vm.seen_addresses, **item})
+        elif outcome.state != "succeeded":
+            vm.error = _error(job, outcome, item)
+            _tell(session, vm)
+
+
+for _action in actions.ACTIONS:
+    kinds.finisher(f"vm.{_action}")(_changed)
+
+
+def of_job(session: Session, job: Job) -> list[Vm]:
+    """Return the machines of a job that (still) have rows."""
+    identifiers = [subject["id"] for subject in job.subjects if subject["type"] == "vm"]
+    return list(session.scalars(select(Vm).where(Vm.id.in_(identifiers)).order_by(Vm.number)))
