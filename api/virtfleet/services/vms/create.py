@@ -257,7 +257,14 @@ def run_of(
         "virtfleet_policy": vms[0].policy if vms[0].policy in placement.NAMED else placement.DEFAULT_POLICY,
         "virtfleet_wait_for": wait_for,
         "virtfleet_timeout": WAIT_SECONDS,
+        "virtfleet_vcpu_ratio": max(_vcpu_ratio(vm.host) for vm in vms),
+        "virtfleet_memory_ratio": settings.load().memory_ratio,
+        "virtfleet_disk_ratio": settings.load().disk_ratio,
     }
     limit = settings.load().jobs_per_host
     hosts = list(dict.fromkeys(vm.host_id for vm in vms))
     return list(dict.fromkeys(needs)), variables, [(f"host:{host_id}", limit) for host_id in hosts]
+
+
+def _vcpu_ratio(host: Host) -> float:
+    return host.vcpu_ratio if host.vcpu_ratio is not None else settings.load().vcpu_ratio

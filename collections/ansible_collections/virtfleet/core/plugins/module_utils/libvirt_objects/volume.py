@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Collection
@@ -237,12 +238,16 @@ def read_text(volume: libvirt.virStorageVol, at_most_bytes: int) -> str:
 
 def write_text(pool: libvirt.virStoragePool, name: str, text: str) -> libvirt.virStorageVol:
     """Make a small raw volume with `text` as its content. Raises VirtfleetError `already_exists` and others."""
-    data = text.encode()
+    return write_bytes(pool, name, text.encode())
+
+
+def write_bytes(pool: libvirt.virStoragePool, name: str, data: bytes) -> libvirt.virStorageVol:
+    """Make a small raw volume with `data` as its content. Raises VirtfleetError `already_exists` and others."""
     volume = _create(pool, name, volume_xml(name, len(data), "raw", sparse=False))
     try:
         stream = volume.connect().newStream(0)
         volume.upload(stream, 0, len(data), 0)
-        stream.sendAll(lambda _stream, count, rest: rest.pop() if rest else b"", [data])
+        stream.sendAll(lambda _stream, count, rest: rest.read(count), io.BytesIO(data))
         stream.finish()
     except libvirtError as error:
         with contextlib.suppress(libvirtError):

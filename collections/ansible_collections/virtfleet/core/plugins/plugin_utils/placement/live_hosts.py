@@ -25,6 +25,7 @@ ParseSize = Callable[[str], int]
 """Turns `2GiB` into bytes; raises an exception with a sentence for what it does not understand."""
 
 DEFAULT_POOL = "default"
+PLACEMENT_ONLY = ("host", "zone", "exclude", "groups", "domain", "tags", "numa_nodes", "load")
 
 
 def _size(value: object, path: str, parse_size: ParseSize) -> int:
@@ -174,7 +175,9 @@ def place_machines(
     all_or_nothing: bool = False,
     explain: bool = True,
 ) -> dict[str, Any]:
-    """Decide where machines go on hosts as `host_info` shows them: the decision of `place`, and `by_host`.
+    """Decide where machines go on hosts as `host_info` shows them: the decision of `place`, `by_host` and `machines`.
+
+    `by_host` has the machines' names by host, `machines` the machines themselves, as module `vm` takes them.
 
     A machine that exists already stays where it is and is not charged again, so that a second run changes nothing; one
     that is pinned to another host than the one it stands on is not placed. Raises SchemaError.
@@ -199,13 +202,13 @@ def place_machines(
     requests: list[dict[str, Any]] = []
     staying: list[dict[str, Any]] = []
     astray: list[dict[str, Any]] = []
-    names: set[str] = set()
+    named: dict[str, Mapping[str, Any]] = {}
     for machine, path in list_of(machines, "machines"):
         request = request_from_machine(machine, path, parse_size)
         name = request["id"]
-        if name in names:
+        if name in named:
             raise SchemaError(f"{path}.name", f"{name!r} was given before")
-        names.add(name)
+        named[name] = machine
         homes, pin = _homes(machine, hosts), request["host"]
         if not homes:
             requests.append(request)
@@ -219,9 +222,16 @@ def place_machines(
     if staying or astray:
         decision = _with_known(decision, staying, astray)
     by_host: dict[str, list[str]] = {}
+    of_host: dict[str, list[dict[str, Any]]] = {}
     for placement in decision["placements"]:
         by_host.setdefault(placement["host"], []).append(placement["request"])
-    return {**decision, "by_host": by_host}
+        of_host.setdefault(placement["host"], []).append(_for_module(named[placement["request"]]))
+    return {**decision, "by_host": by_host, "machines": of_host}
+
+
+def _for_module(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a machine without what only placement understands: what is left, module `vm` takes."""
+    return {key: value for key, value in machine.items() if key not in PLACEMENT_ONLY}
 
 
 def _standing(name: str, host: str | None, text: str) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From libvirt's XML to a machine's data, whoever made the machine."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
+
+_UNITS = {"b": 1, "bytes": 1, "KiB": 2**10, "k": 2**10, "MiB": 2**20, "M": 2**20, "GiB": 2**30, "G": 2**30}
+
+
+def read(document: str) -> dict[str, Any]:
+    """Return `{name, uuid, vcpus, memory_bytes, type, machine, disks, networks, metadata, made_volumes}`.
+
+    disks: `[{target, bus, device, source, format, serial, read_only}]`,
+    networks: `[{kind, source, mac, model, device}]`.
+    """
+    root = ET.fromstring(document)
+    kept = metadata.read(document)
+    kind = root.find("os/type")
+    return {
+        "name": root.findtext("name"),
+        "uuid": root.findtext("uuid"),
+        "vcpus": int(root.findtext("vcpu") or 1),
+        "memory_bytes": _bytes(root.find("memory")),
+        "type": root.get("type"),
+        "machine": kind.get("machine") if kind is not None else None,
+        "disks": [_disk(disk) for disk in root.iterfind("devices/disk")],
+        "networks": [_nic(nic) for nic in root.iterfind("devices/interface")],
+        "metadata": {key: value for key, value in kept.items() if key != "made_volumes"},
+        "made_volumes": kept.get("made_volumes") or [],
+    }
+
+
+def _bytes(element: ET.Element | None) -> int:
+    if element is None:
+        return 0
+    return int(element.text or 0) * _UNITS.get(element.get("unit", "KiB"), 2**10)
+
+
+def _disk(disk: ET.Element) -> dict[str, Any]:
+    source, target, driver = disk.find("source"), disk.find("target"), disk.find("driver")
+    return {
+        "target": target.get("dev") if target is not None else None,
+        "bus": target.get("bus") if target is not None else None,
+        "device": disk.get("device", "disk"),
+        "source": None if source is None else source.get("file") or source.get("dev") or source.get("volume"),
+        "format": driver.get("type") if driver is not None else None,
+        "serial": disk.findtext("serial"),
+        "read_only": disk.find("readonly") is not None,
+    }
+
+
+def _nic(nic: ET.Element) -> dict[str, Any]:
+    source, mac, model, target = nic.find("source"), nic.find("mac"), nic.find("model"), nic.find("target")
+    kind = nic.get("type", "")
+    return {
+        "kind": kind,
+        "source": source.get(kind) if source is not None else None,
+        "mac": mac.get("address") if mac is not None else None,
+        "model": model.get("type") if model is not None else None,
+        "device": target.get("dev") if target is not None else None,
+    }

@@ -1,0 +1,334 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Machines: found, described, started, stopped, removed. Making one is `vm_recipe`'s."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import domain_events
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import read
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import AGENT_CHANNEL
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline, wait_for
+
+try:
+    import libvirt
+    import libvirt_qemu  # type: ignore[import-untyped]
+    from libvirt import libvirtError
+except ImportError:
+    libvirtError = OSError
+
+ASK_AGAIN_SECONDS = 5.0
+"""A machine that is still booting hears no power button: it is pressed again."""
+AGENT_SECONDS = 2
+_STATES = {1: "running", 2: "running", 3: "paused", 4: "running", 5: "stopped", 6: "crashed", 7: "paused"}
+
+
+def find(connection: libvirt.virConnect, name: str | None, uuid: str | None) -> libvirt.virDomain | None:
+    """Return the machine of this UUID, or of this name when no UUID is given; None when there is none.
+
+    Raises VirtfleetError `already_exists` when the name belongs to a machine with another UUID: it is somebody else's.
+    """
+    if uuid is not None:
+        found = _look_up(connection.lookupByUUIDString, uuid, uuid)
+        if found is not None or name is None:
+            return found
+    found = _look_up(connection.lookupByName, name or "", name or "")
+    if found is not None and uuid is not None:
+        raise VirtfleetError(
+            f"work on machine {name} ({uuid})",
+            f"the host has a machine of that name with another UUID, {found.UUIDString()}",
+            "Choose another name; the other machine is left alone.",
+            "already_exists",
+        )
+    return found
+
+
+def _look_up(ask: Callable[[str], libvirt.virDomain], key: str, shown: str) -> libvirt.virDomain | None:
+    try:
+        return ask(key)
+    except libvirtError as error:
+        if code_of(error) == "not_found":
+            return None
+        raise translate(error, f"look up machine {shown}") from error
+
+
+def state_of(domain: libvirt.virDomain) -> str:
+    """Return running, paused, stopped or crashed."""
+    return _STATES.get(domain.state()[0], "unknown")
+
+
+def describe(domain: libvirt.virDomain, addresses: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a machine is and has, and its state."""
+    try:
+        facts = read.read(domain.XMLDesc(0))
+        return {**facts, "state": state_of(domain), "addresses": list(addresses)}
+    except libvirtError as error:
+        raise translate(error, "describe a machine") from error
+
+
+def all_of(connection: libvirt.virConnect) -> list[dict[str, Any]]:
+    """Return every machine of a host in the order of names; one that goes meanwhile is left out."""
+    found = []
+    for domain in connection.listAllDomains(0):
+        try:
+            found.append(describe(domain))
+        except VirtfleetError as error:
+            if error.code != "not_found":
+                raise
+    return sorted(found, key=lambda machine: str(machine["name"]))
+
+
+def addresses_of(domain: libvirt.virDomain) -> list[str]:
+    """Return the addresses that leases, agent or the host's ARP table know; without loopback and link-local ones."""
+    found: dict[str, None] = {}
+    sources = [libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP]
+    if agent_connected(domain):
+        sources.insert(0, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
+    for source in sources:
+        with contextlib.suppress(libvirtError):
+            for card in domain.interfaceAddresses(source, 0).values():
+                for each in card.get("addrs") or []:
+                    address = ipaddress.ip_address(each["addr"])
+                    if not (address.is_loopback or address.is_link_local):
+                        found[str(address)] = None
+    return list(found)
+
+
+def agent_connected(domain: libvirt.virDomain) -> bool:
+    """Tell whether an agent inside the machine has opened its channel."""
+    try:
+        targets = ET.fromstring(domain.XMLDesc(0)).iterfind("devices/channel/target")
+        return any(each.get("name") == AGENT_CHANNEL and each.get("state") == "connected" for each in targets)
+    except libvirtError:
+        return False
+
+
+def agent_answers(domain: libvirt.virDomain) -> bool:
+    """Tell whether the agent inside the machine answers."""
+    if not agent_connected(domain):
+        return False
+    try:
+        answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": "guest-ping"}), AGENT_SECONDS, 0)
+    except libvirtError:
+        return False
+    return "return" in answer
+
+
+def await_guest(
+    connection: libvirt.virConnect,
+    domain: libvirt.virDomain,
+    what: str,
+    wanted_addresses: Sequence[str],
+    deadline: Deadline,
+) -> list[str]:
+    """Wait until the machine's agent answers (`agent`) or an address of it was seen (`address`); return its addresses.
+
+    Of a machine with fixed addresses one of just these must be seen. Raises VirtfleetError `timeout`, or `refused` when
+    the machine stopped meanwhile.
+    """
+    if what not in ("address", "agent"):
+        return []
+    wanted = [str(ipaddress.ip_interface(each).ip) for each in wanted_addresses]
+    label = f"{'an address' if what == 'address' else 'the agent'} of machine {domain.name()}"
+
+    def there() -> list[str] | bool:
+        if state_of(domain) not in ("running", "paused"):
+            hint = "Look at its console: the image may not boot."
+            raise VirtfleetError(f"wait for {label}", "the machine is not running any more", hint, "refused")
+        if what == "agent":
+            return agent_answers(domain)
+        seen = addresses_of(domain)
+        return seen if not wanted else [each for each in seen if each in wanted] and seen
+
+    with domain_events(connection, domain) as event:
+        wait_for(there, deadline, label, event=event, poll=0.5)
+    return addresses_of(domain)
+
+
+def start(domain: libvirt.virDomain, *, paused: bool = False) -> None:
+    """Start a machine that is stopped."""
+    try:
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+    except libvirtError as error:
+        raise translate(error, f"start machine {domain.name()}") from error
+
+
+def pause(domain: libvirt.virDomain) -> None:
+    """Halt a running machine where it is."""
+    try:
+        domain.suspend()
+    except libvirtError as error:
+        raise translate(error, f"pause machine {domain.name()}") from error
+
+
+def resume(domain: libvirt.virDomain) -> None:
+    """Let a paused machine go on."""
+    try:
+        if domain.state()[0] == libvirt.VIR_DOMAIN_PMSUSPENDED:
+            domain.pMWakeup(0)
+        else:
+            domain.resume()
+    except libvirtError as error:
+        raise translate(error, f"resume machine {domain.name()}") from error
+
+
+def stop(
+    connection: libvirt.virConnect, domain: libvirt.virDomain, *, grace: float, force: bool, deadline: Deadline
+) -> None:
+    """Shut a machine down cleanly within `grace` seconds; after that cut its power if `force`.
+
+    Raises VirtfleetError `timeout` when it does not obey and must not be forced: it runs on then.
+    """
+    patience = deadline.at_most(grace)
+    if state_of(domain) == "paused" and not force and grace > 0:
+        resume(domain)  # a machine that is halted cannot shut down
+    with domain_events(connection, domain) as event:
+        if grace > 0 and _obeys(domain, domain.shutdown, lambda: not domain.isActive(), patience, event):
+            return
+        if not force:
+            raise VirtfleetError(
+                f"stop machine {domain.name()}",
+                f"it did not shut down within {patience.seconds:g} s, and runs on",
+                "Allow more time with grace, or cut its power with force.",
+                "timeout",
+            )
+        destroy(domain)
+
+
+def destroy(domain: libvirt.virDomain) -> None:
+    """Cut the power of a machine, if it has any."""
+    try:
+        if domain.isActive():
+            domain.destroy()
+    except libvirtError as error:
+        if domain.isActive():
+            raise translate(error, f"cut the power of machine {domain.name()}") from error
+
+
+def restart(
+    connection: libvirt.virConnect, domain: libvirt.virDomain, *, grace: float, force: bool, deadline: Deadline
+) -> None:
+    """Reboot a running machine; when it does not within `grace` seconds, press its reset button if `force`.
+
+    Raises VirtfleetError `timeout` when it does not obey and must not be forced.
+    """
+    patience = deadline.at_most(grace)
+    rebooted = threading.Event()
+    callback = connection.domainEventRegisterAny(
+        domain, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, lambda *_arguments: rebooted.set(), None
+    )
+    try:
+        if grace > 0 and _obeys(domain, domain.reboot, rebooted.is_set, patience, rebooted):
+            return
+        if not force:
+            raise VirtfleetError(
+                f"reboot machine {domain.name()}",
+                f"it did not within {patience.seconds:g} s, and runs on",
+                "Allow more time with grace, or reset it with force.",
+                "timeout",
+            )
+        try:
+            domain.reset(0)
+        except libvirtError as error:
+            raise translate(error, f"reset machine {domain.name()}") from error
+    finally:
+        with contextlib.suppress(libvirtError):
+            connection.domainEventDeregisterAny(callback)
+
+
+def _obeys(
+    domain: libvirt.virDomain,
+    ask: Callable[[int], Any],
+    done: Callable[[], bool],
+    patience: Deadline,
+    event: threading.Event,
+) -> bool:
+    """Ask again and again until it is done; False when patience ends."""
+    asked = -ASK_AGAIN_SECONDS
+    while not done():
+        if patience.passed:
+            return False
+        if time.monotonic() - asked >= ASK_AGAIN_SECONDS:
+            with contextlib.suppress(libvirtError):  # refused while it boots, or because it is just ending
+                ask(0)
+            asked = time.monotonic()
+        event.wait(min(0.5, patience.left()))
+        if not done():
+            event.clear()
+    return True
+
+
+def undefine(domain: libvirt.virDomain) -> None:
+    """Forget a stopped machine with its saved state, NVRAM and what libvirt knows of snapshots; volumes stay."""
+    flags = (
+        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    )
+    try:
+        try:
+            domain.undefineFlags(flags)
+        except libvirtError as error:
+            if code_of(error) not in ("refused", "invalid"):
+                raise
+            domain.undefine()  # a driver without these flags
+    except libvirtError as error:
+        if code_of(error) != "not_found":
+            raise translate(error, f"undefine machine {domain.name()}") from error
+
+
+def leftovers(connection: libvirt.virConnect, name: str, uuid: str) -> list[dict[str, str]]:
+    """Return the volumes whose names say that they were made for a machine, also one that is not defined (any more)."""
+    prefix = volume_prefix(name, uuid)
+    return [
+        {"pool": pool.name(), "name": volume}
+        for pool in _active_pools(connection)
+        for volume in pool.listVolumes()
+        if volume.startswith(prefix)
+    ]
+
+
+def volume_prefix(name: str, uuid: str) -> str:
+    """Return how the names of a machine's own volumes begin."""
+    return f"{name}-{uuid[:8]}-"
+
+
+def _active_pools(connection: libvirt.virConnect) -> Iterator[libvirt.virStoragePool]:
+    yield from connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+
+
+def removable(
+    connection: libvirt.virConnect, domain_name: str | None, listed: Sequence[dict[str, str]]
+) -> list[tuple[libvirt.virStoragePool, str]]:
+    """Return those of the volumes that are there. Raises VirtfleetError `refused` when something else needs one."""
+    found = []
+    for each in listed:
+        try:
+            pool = connection.storagePoolLookupByName(each["pool"])
+            volume = volumes.find(pool, each["name"]) if pool.isActive() else None
+        except libvirtError as error:
+            if code_of(error) == "not_found":
+                continue
+            raise translate(error, f"look up pool {each['pool']}") from error
+        if volume is None:
+            continue
+        over = volumes.overlays_of(pool, volume.path())
+        users = [name for name in volumes.machines_using(connection, {volume.path()}) if name != domain_name]
+        if over or users:
+            need = f"the volumes {', '.join(over[:5])} lie over it" if over else f"{', '.join(users[:5])} use it"
+            hint = "Delete those first, or leave this volume out."
+            raise VirtfleetError(f"delete volume {each['name']}", need, hint, "refused")
+        found.append((pool, each["name"]))
+    return found
