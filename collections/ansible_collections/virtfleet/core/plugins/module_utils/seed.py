@@ -22,6 +22,8 @@ SECTOR = 2048
 _FIRST_DESCRIPTOR = 16
 _ROOTS = (23, 24)
 _FIRST_FILE = 25
+_LEAST_SECTORS = 64
+"""Programs that look for labels (busybox's findfs) read 68 KiB at once, and give up on a disk that is smaller."""
 _MOMENT = bytes([100, 1, 1, 0, 0, 0, 0])
 """2000-01-01: an image of equal content is equal."""
 _NO_MOMENT = b"0" * 16 + b"\0"
@@ -114,6 +116,7 @@ def image(content: Mapping[str, bytes]) -> bytes:
     for name, data in sorted(content.items()):
         placed.append((name, sector, data))
         sector += max(1, _sectors(data))
+    sector = max(sector, _LEAST_SECTORS)
     roots = [
         _directory(_ROOTS[0], [(_plain(name), where, data) for name, where, data in placed]),
         _directory(_ROOTS[1], [(_joliet(name), where, data) for name, where, data in sorted(placed)]),

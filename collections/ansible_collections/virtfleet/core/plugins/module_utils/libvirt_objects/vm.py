@@ -194,7 +194,7 @@ def stop(
     if state_of(domain) == "paused" and not force and grace > 0:
         resume(domain)  # a machine that is halted cannot shut down
     with domain_events(connection, domain) as event:
-        if grace > 0 and _obeys(domain, domain.shutdown, lambda: not domain.isActive(), patience, event):
+        if grace > 0 and _obeys(domain, domain.shutdownFlags, lambda: not domain.isActive(), patience, event):
             return
         if not force:
             raise VirtfleetError(
