@@ -105,9 +105,17 @@ def rejected_hosts(
     for number, host in enumerate(fleet.hosts):
         if number not in chosen:
             reasons = reasons_against(fleet, request, number, ranking.policy.extra)
+            if not reasons and chosen:
+                # It takes this machine, but was passed over for the others that must stand beside it.
+                reasons = (_whole_group(fleet, request),)
             if reasons:
                 rejected.append((host.name, reasons))
     return rejected
+
+
+def _whole_group(fleet: Fleet, request: Request) -> Reason:
+    names = [name for name in request.groups if fleet.groups[name].rule == "affinity" and fleet.groups[name].hard]
+    return Reason("affinity", "group", f"not all machines of group {', '.join(names)} can stand there")
 
 
 def chosen_text(fleet: Fleet, request: Request, ranked: list[Ranked], number: int, refused: int) -> str:
