@@ -57,6 +57,8 @@ class Settings:
     job_timeout: float = 300.0
     job_attempts: int = 3
     keep_jobs_days: float = 30.0
+    keep_answers_days: float = 1.0
+    """How long a request may be repeated under its Idempotency-Key."""
     s1_enabled: bool = False
     s1_wait_seconds: float = 120.0
 
