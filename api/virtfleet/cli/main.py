@@ -1,10 +1,23 @@
-"""The command `virtfleet`. Sub-commands are imported here and load what is heavy only when they run."""
+"""The command `virtfleet`. It must start fast: what a command needs is imported when it runs."""
 
 import typer
 
-from virtfleet.cli import lab
+from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, vms
 
-app = typer.Typer(no_args_is_help=True, help="A private cloud on libvirt hosts.", pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt hosts.", pretty_exceptions_enable=False)
+app.add_typer(vms.app, name="vm")
+app.add_typer(hosts.app, name="host")
+app.add_typer(images.app, name="image")
+app.add_typer(images.flavors, name="flavor")
+app.add_typer(hosts.networks, name="network")
+app.add_typer(hosts.zones, name="zone")
+app.add_typer(jobs.app, name="job")
+app.add_typer(vms.placement, name="placement")
+app.command("capacity")(hosts.capacity)
+app.add_typer(context_commands.app, name="context")
+app.command("serve")(fleet.serve)
+app.command("demo")(fleet.demo)
+app.command("down")(fleet.down)
 app.add_typer(lab.app, name="lab")
 
 

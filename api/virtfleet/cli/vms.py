@@ -1,0 +1,227 @@
+"""`virtfleet vm` and `virtfleet placement`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from virtfleet.cli import complete
+from virtfleet.cli.client import connect, read_text, ref, reported
+from virtfleet.cli.output import Format, Output, field, plain, say, show_list, show_one
+from virtfleet.cli.progress import finish
+
+app = typer.Typer(no_args_is_help=True, help="Machines.")
+placement = typer.Typer(no_args_is_help=True, help="Where machines would go, and why.")
+
+
+class WaitFor(StrEnum):
+    """What a command waits for once a machine runs."""
+
+    none = "none"
+    running = "running"
+    address = "address"
+    agent = "agent"
+
+
+Name = Annotated[str, typer.Argument(help="Name, id or number.", autocompletion=complete.vms)]
+Names = Annotated[list[str], typer.Argument(help="Names, ids or numbers.", autocompletion=complete.vms)]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the job's end, or print its id.")]
+Flavor = Annotated[str | None, typer.Option(help="A size by name: virtfleet flavor list.")]
+Vcpus = Annotated[int | None, typer.Option(help="vCPUs, instead of the flavor's.")]
+Memory = Annotated[str | None, typer.Option(help="Memory with its unit, such as 512MiB.")]
+Disk = Annotated[str | None, typer.Option(help="Size of the disk with its unit, such as 10GiB.")]
+Image = Annotated[str | None, typer.Option(help="What it boots; the first image if left out.")]
+Count = Annotated[int, typer.Option(help="How many: NAME-1, NAME-2, …")]
+Zone = Annotated[str | None, typer.Option(help="The zone to place it in.")]
+Host = Annotated[str | None, typer.Option(help="The only host that will do.", autocompletion=complete.hosts)]
+Pool = Annotated[str | None, typer.Option(help="The storage pool of its disk.")]
+Policy = Annotated[str | None, typer.Option(help="The placement policy, such as bin_packing or round_robin.")]
+
+COLUMNS = plain("id", "name", "state", "host", "address", "vcpus", "memory", "disk", "image")
+LINES = [
+    *plain("id", "number", "name", "state", "host", "zone", "address", "mac", "vcpus", "memory", "disk", "pool"),
+    *plain("flavor", "image", "policy", "owner", "project", "created_at", "observed_at", "job"),
+    ("PLACED", lambda item: item["explanation"].get("text")),
+    ("ERROR", lambda item: (item["error"] or {}).get("message")),
+]
+
+
+@app.command("list")
+def list_vms(
+    output: Format = Output.table,
+    state: Annotated[str | None, typer.Option(help="Only machines in this state.")] = None,
+    host: Host = None,
+    zone: Zone = None,
+) -> None:
+    """List machines."""
+    with reported():
+        found = connect().items("/vms", state=state, host=host, zone=zone)
+        show_list(found, COLUMNS, output, "vms")
+
+
+@app.command()
+def show(name: Name, output: Format = Output.table) -> None:
+    """Show a machine."""
+    with reported():
+        show_one(connect().get(f"/vms/{ref(name)}"), LINES, output)
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Its name; all else has defaults.")],
+    flavor: Flavor = None,
+    vcpus: Vcpus = None,
+    memory: Memory = None,
+    disk: Disk = None,
+    image: Image = None,
+    count: Count = 1,
+    all_or_nothing: Annotated[bool, typer.Option("--all-or-nothing", help="If one fails, make none.")] = False,
+    zone: Zone = None,
+    host: Host = None,
+    pool: Pool = None,
+    network: Annotated[str | None, typer.Option(help="A network of the zone, or none.")] = None,
+    address: Annotated[str | None, typer.Option(help="Its address; a free one if left out.")] = None,
+    policy: Policy = None,
+    ssh_key: Annotated[list[Path] | None, typer.Option(help="A public key file; may be given again.")] = None,
+    user_data: Annotated[Path | None, typer.Option(help="A file with cloud-init user data.")] = None,
+    wait_for: Annotated[WaitFor | None, typer.Option(help="What to wait for once it runs.")] = None,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Start it.")] = True,
+    wait: Wait = True,
+    output: Format = Output.table,
+) -> None:
+    """Create a machine, or several."""
+    with reported():
+        api = connect()
+        body = _wish(flavor, vcpus, memory, disk, image, count, zone, host, pool, policy) | {
+            "name": name,
+            "all_or_nothing": all_or_nothing,
+            "network": network,
+            "address": address,
+            "ssh_keys": [_key(path) for path in ssh_key or []],
+            "user_data": read_text(user_data, "the user data") if user_data else None,
+            "wait_for": wait_for.value if wait_for else None,
+            "start": start,
+        }
+        answer = api.post("/vms", body)
+        if finish(api, answer, wait=wait) is None:
+            return
+        made = [api.get(f"/vms/{vm['id']}") for vm in answer["vms"]]
+        show_list(made, COLUMNS, output, "vms")
+
+
+def _key(path: Path) -> str:
+    return read_text(path, "the SSH key").strip()
+
+
+def _wish(
+    flavor: str | None,
+    vcpus: int | None,
+    memory: str | None,
+    disk: str | None,
+    image: str | None,
+    count: int,
+    zone: str | None,
+    host: str | None,
+    pool: str | None,
+    policy: str | None,
+) -> dict[str, Any]:
+    wish = {"flavor": flavor, "vcpus": vcpus, "memory": memory, "disk": disk, "image": image, "count": count}
+    return wish | {"zone": zone, "host": host, "pool": pool, "policy": policy}
+
+
+def _act(names: list[str], action: str, *, wait: bool, **more: Any) -> None:
+    with reported():
+        api = connect()
+        answers = [api.post(f"/vms/{ref(name)}/actions", {"action": action, **more}) for name in names]
+        for answer in answers:
+            if finish(api, answer, wait=wait) is not None:
+                say(f"{', '.join(answer['job']['vms'])}: {action} done")
+
+
+Force = Annotated[bool, typer.Option("--force", help="Cut the power if it does not obey in time.")]
+Grace = Annotated[float | None, typer.Option(help="Seconds it may take to obey.")]
+
+
+@app.command()
+def start(names: Names, wait: Wait = True) -> None:
+    """Start machines; paused ones go on."""
+    _act(names, "start", wait=wait)
+
+
+@app.command()
+def stop(names: Names, force: Force = False, grace: Grace = None, wait: Wait = True) -> None:
+    """Shut machines down cleanly."""
+    _act(names, "stop", wait=wait, force=force, grace=grace)
+
+
+@app.command()
+def reboot(names: Names, force: Force = False, grace: Grace = None, wait: Wait = True) -> None:
+    """Reboot machines."""
+    _act(names, "reboot", wait=wait, force=force, grace=grace)
+
+
+@app.command()
+def pause(names: Names, wait: Wait = True) -> None:
+    """Halt machines where they are."""
+    _act(names, "pause", wait=wait)
+
+
+@app.command()
+def resume(names: Names, wait: Wait = True) -> None:
+    """Let paused machines go on."""
+    _act(names, "resume", wait=wait)
+
+
+@app.command()
+def delete(names: Names, wait: Wait = True) -> None:
+    """Delete machines with the disks that were made for them."""
+    with reported():
+        api = connect()
+        answers = [api.delete(f"/vms/{ref(name)}") for name in names]
+        for name, answer in zip(names, answers, strict=True):
+            job = answer["job"]
+            if wait and job["kind"] == "vm.create":
+                continue  # it was cancelled before anything was made
+            if finish(api, answer, wait=wait) is not None:
+                say(f"{name}: deleted")
+
+
+@placement.command("explain")
+def explain(
+    name: Annotated[str, typer.Argument(help="What to call it.")] = "vm",
+    flavor: Flavor = None,
+    vcpus: Vcpus = None,
+    memory: Memory = None,
+    disk: Disk = None,
+    image: Image = None,
+    count: Count = 1,
+    zone: Zone = None,
+    host: Host = None,
+    pool: Pool = None,
+    policy: Policy = None,
+    output: Format = Output.table,
+) -> None:
+    """Show where machines would go and why; nothing is reserved."""
+    with reported():
+        body = _wish(flavor, vcpus, memory, disk, image, count, zone, host, pool, policy)
+        decision = connect().post("/placements", body | {"name": name})
+        if output in (Output.json, Output.yaml):
+            show_one(decision, [], output)
+            return
+        for each in [*decision["placements"], *decision["unplaced"]]:
+            why = each["explanation"]
+            say(why["text"])
+            rows = [
+                {"host": one["host"], "verdict": "chosen" if one["host"] == why["chosen"] else "fits"}
+                | {"score": f"{one['score']:.3f}", "why": ", ".join(f"{k} {v:.3f}" for k, v in one["terms"].items())}
+                for one in why["ranked"]
+            ] + [
+                {"host": one["host"], "verdict": "refused", "score": "-"}
+                | {"why": "; ".join(reason["text"] for reason in one["reasons"])}
+                for one in why["rejected"]
+            ]
+            columns = [("HOST", field("host")), *plain("verdict", "score", "why")]
+            show_list(rows, columns, Output.table, "hosts")
+        if not decision["fits"]:
+            raise typer.Exit(4)
