@@ -82,7 +82,7 @@ def _invalid(error: HTTPError) -> Response:
     if error.status_code not in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) or not error.detail:
         return _plain(error.status_code, error.message or "")
     fields = [
-        {"field": field, "message": message}
+        {"field": field, "message": message.removeprefix("Value error, ").rstrip(".")}
         for place in error.detail.values()
         for field, messages in place.items()
         for message in messages

@@ -142,9 +142,8 @@ def demo(listen: Listen = None, hosts: Annotated[int, typer.Option(help="How man
         vm = _demo_vm(api, key)
         say(f"{vm['name']} runs on {vm['host']} and has the address {vm['address']}; waiting for its answer")
         _wait_for_answers(vm["address"], key)
-        print(
-            f"\n{vm['name']} answers on {vm['address']} (HTTP and SSH), {time.monotonic() - began:.0f} s after the start."
-        )
+        seconds = time.monotonic() - began
+        print(f"\n{vm['name']} answers on {vm['address']} (HTTP and SSH), {seconds:.0f} s after the start.")
         program = "./fleet" if settings.checkout() else "virtfleet"
         print("\nWhat to try next:")
         for command, what in (

@@ -114,7 +114,9 @@ def decide(session: Session, who: Principal, new: NewVm) -> Plan:
             "Choose a larger flavor or disk.",
             errors=[{"field": "disk", "message": "smaller than the image"}],
         )
-    network = None if new.network == NO_NETWORK else zones.network(session, zone, new.network)
+    # S1 knows no networks: its machines are joined to one if there is one.
+    without = new.network == NO_NETWORK or (new.label is not None and not zones.networks(session, zone))
+    network = None if without else zones.network(session, zone, new.network)
     by_dhcp = network is not None and network.kind == "nat"
     return Plan(
         zone=zone,
