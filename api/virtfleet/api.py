@@ -25,6 +25,7 @@ class Server(BaseApplication):
             "timeout": 120,
             "graceful_timeout": 5,
             "keepalive": 15,
+            "limit_request_line": 8190,
             "proc_name": "virtfleet-api",
             "accesslog": None,
             "errorlog": "-",

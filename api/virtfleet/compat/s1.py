@@ -70,7 +70,8 @@ def _create() -> int:
         new = NewVm(name=name, label=name, flavor=flavor.id, image=image.id if image else None, wait_for="running")
         job, made = vms.create(session, who, new)
         job_id, vm_id, number = job.id, made[0].id, made[0].number
-    queue.ring([job_id])
+        to_ring = lifecycle.take_submitted(session)
+    queue.ring(to_ring)
     if not _wait_for_end(job_id, settings.load().s1_wait_seconds):
         _undo(job_id, vm_id)
         raise Problem("unavailable", "The machine was not there in time and was undone.", "Try again.")

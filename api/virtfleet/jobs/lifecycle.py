@@ -76,6 +76,12 @@ def submit(
     return job
 
 
+def take_submitted(session: Session) -> list[str]:
+    """Return the jobs submitted in this session since it was last asked: those to ring for after its commit."""
+    submitted: list[str] = session.info.pop(SUBMITTED, [])
+    return submitted
+
+
 def cancel(session: Session, job: Job) -> list[str]:
     """End a queued job at once; ask the worker of a running one to end it. A finished job stays as it is.
 
@@ -117,7 +123,7 @@ def close(session: Session, job: Job, outcome: Outcome) -> list[str]:
     session.flush()
     session.info.pop(SUBMITTED, None)
     _finish(session, job, outcome)
-    to_ring: list[str] = session.info.pop(SUBMITTED, [])
+    to_ring = take_submitted(session)
     text = job.state if job.error is None else f"{job.state}: {job.error['message']}"
     events.append(session, job, "end", text)
     _tell(session, job, "updated")

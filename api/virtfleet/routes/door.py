@@ -100,7 +100,7 @@ def once(body: Any, work: Callable[[Session, Principal], Answer]) -> Response:
     with database.write() as session:
         known = ledger.recall(session, who, key, route, body)
         given = known or ledger.remember(session, who, key, route, body, answer=work(session, who))
-        submitted = session.info.pop(lifecycle.SUBMITTED, []) + session.info.pop("virtfleet_to_ring", [])
+        submitted = lifecycle.take_submitted(session) + session.info.pop("virtfleet_to_ring", [])
     queue.ring(dict.fromkeys(submitted))
     response = answer(given.body, given.status, given.location)
     if known is not None:
