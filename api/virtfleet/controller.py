@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from virtfleet import clock, database, migrations, settings
 from virtfleet.jobs import queue, reaper, runner
-from virtfleet.models import UNFINISHED, Change, IdempotencyKey, Job, JobDependency, JobEvent, JobLock, Lease
+from virtfleet.models import UNFINISHED, Change, IdempotencyKey, Job, Lease
 
 LEASE = "controller"
 """The row of `leases` that says who leads, until when."""
@@ -45,13 +45,7 @@ def forget_old(now: Callable[[float], Any] = clock.after) -> int:
     with database.write() as session:
         old = choose(Job.id).where(Job.state.not_in(UNFINISHED), Job.ended_at < before).limit(MOST_AT_ONCE)
         gone = list(session.scalars(old))
-        for table, column in (
-            (JobEvent, JobEvent.job_id),
-            (JobLock, JobLock.job_id),
-            (JobDependency, JobDependency.job_id),
-        ):
-            session.execute(delete(table).where(column.in_(gone)))
-        session.execute(delete(JobDependency).where(JobDependency.needs_id.in_(gone)))
+        # Their events, locks and dependencies go with them.
         session.execute(delete(Job).where(Job.id.in_(gone)))
         session.execute(delete(Change).where(Change.time < before))
         session.execute(

@@ -204,7 +204,7 @@ def test_nobody_but_connection_py_opens_libvirt() -> None:
 
 def test_the_collection_imports_libvirt_guarded() -> None:
     def unguarded(each: Import) -> bool:
-        return not room(each.file) and each.of("libvirt") and not each.guarded
+        return not room(each.file) and each.of("libvirt", "libvirt_qemu") and not each.guarded
 
     require_none(
         offenders(unguarded),
@@ -216,7 +216,7 @@ def test_the_api_never_touches_libvirt() -> None:
     rooms = {"app", "routes", "schemas", "services", "compat", "jobs", "models", "web", "cli"}
 
     def touches(each: Import) -> bool:
-        doors = ("libvirt", f"{CORE}.module_utils.connection", f"{CORE}.module_utils.libvirt_objects")
+        doors = ("libvirt", "libvirt_qemu", f"{CORE}.module_utils.connection", f"{CORE}.module_utils.libvirt_objects")
         return room(each.file) in rooms and each.of(*doors)
 
     require_none(offenders(touches), "a hung host must not hang a request: read what the observer recorded")
@@ -281,7 +281,9 @@ def test_module_utils_import_only_the_standard_library_ansibles_own_and_libvirt(
     inside = ROOT / "collections/ansible_collections/virtfleet/core/plugins/module_utils"
 
     def foreign(each: Import) -> bool:
-        if not each.file.is_relative_to(inside) or each.of("ansible.module_utils", "libvirt", f"{CORE}.module_utils"):
+        if not each.file.is_relative_to(inside) or each.of(
+            "ansible.module_utils", "libvirt", "libvirt_qemu", f"{CORE}.module_utils"
+        ):
             return False
         return each.name.split(".")[0] not in sys.stdlib_module_names
 

@@ -171,7 +171,7 @@ def list_networks(query_data: Paging) -> Response:
     """List networks"""
     with database.read() as session:
         found = page(session, select(Network), Network.id, limit=query_data.limit, cursor=query_data.cursor)
-        names = dict(session.execute(select(Zone.id, Zone.name)).tuples().all())
+        names = {zone.id: zone.name for zone in session.scalars(select(Zone))}
         return items([NetworkOut.of(row, names[row.zone_id]) for row in found.rows], found.next)
 
 

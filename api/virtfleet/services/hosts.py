@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -15,7 +15,7 @@ from virtfleet.errors import Problem
 from virtfleet.ids import new_id
 from virtfleet.jobs import kinds, lifecycle
 from virtfleet.jobs.kinds import Outcome
-from virtfleet.models import UNFINISHED, Host, Job, JobLock, Network, Vm, Zone
+from virtfleet.models import UNFINISHED, Host, Job, Network, Vm, Zone
 from virtfleet.services import ledger, zones
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
@@ -30,7 +30,16 @@ _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
 _PATH = re.compile(r"/[A-Za-z0-9_./-]*", re.ASCII)
 _VALUE = re.compile(r"[A-Za-z0-9_./,@-]+", re.ASCII)
-VARIABLES = frozenset({"virtfleet_shared_pools", "ansible_host", "ansible_port", "ansible_user"})
+SHARED_POOLS = "virtfleet_shared_pools"
+VARIABLES: dict[str, Callable[[Any], bool]] = {
+    SHARED_POOLS: lambda value: (
+        isinstance(value, list) and all(isinstance(each, str) and names.NAME.fullmatch(each) for each in value)
+    ),
+    "ansible_host": lambda value: isinstance(value, str) and bool(_HOST.fullmatch(value) or _is_ipv6(value)),
+    "ansible_port": lambda value: isinstance(value, int) and 0 < value < 65536,
+    "ansible_user": lambda value: isinstance(value, str) and bool(_USER.fullmatch(value)),
+}
+"""The inventory variables that a host may have, and what each may be."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def check_uri(text: str) -> str:
 def _fault_of(parts: SplitResult) -> str:
     """Return what is wrong with a URI up to its `?`, or nothing."""
     remote = "+" in parts.scheme and parts.scheme != "qemu+unix"
-    host = parts.hostname or ""
+    host, port = parts.hostname or "", parts.port
     faults = {
         f"its kind is not one of {', '.join(sorted(SCHEMES))}": parts.scheme not in SCHEMES,
         "it holds a password or a fragment": bool(parts.fragment) or parts.password is not None,
@@ -83,7 +92,7 @@ def _fault_of(parts: SplitResult) -> str:
         "its path is not one of libvirt's, such as /system": not _PATH.fullmatch(parts.path) or ".." in parts.path,
         "it names no host": remote and not host,
         "its host is neither a name nor an address": remote and not _HOST.fullmatch(host) and not _is_ipv6(host),
-        "a local connection names no host": not remote and bool(host or parts.port),
+        "a local connection names no host": not remote and bool(host or port),
     }
     return next((fault for fault, holds in faults.items() if holds), "")
 
@@ -146,21 +155,19 @@ def register(
 
 def _check_variables(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
-        if key not in VARIABLES:
+        rule = VARIABLES.get(key)
+        if rule is None:
             raise Problem(
                 "invalid",
                 "A host cannot have such a variable.",
                 f"Allowed are {', '.join(sorted(VARIABLES))}.",
                 errors=[{"field": "variables", "message": "unknown name"}],
             )
-        listed = value if key == "virtfleet_shared_pools" else [value]
-        if not isinstance(listed, list) or not all(
-            isinstance(each, (str, int)) and _VALUE.fullmatch(str(each)) for each in listed
-        ):
+        if not rule(value):
             raise Problem(
                 "invalid",
                 f"The variable {key} cannot have this value.",
-                "Give a list of pool names." if key == "virtfleet_shared_pools" else "Give a name, address or number.",
+                "Give a list of pool names." if key == SHARED_POOLS else "Give an address, a port or a user's name.",
                 errors=[{"field": f"variables.{key}", "message": "not usable"}],
             )
     return dict(given)
@@ -174,7 +181,7 @@ def discover(session: Session, who: Principal, host: Host) -> Job:
         project_id=who.project_id,
         owner_id=who.user_id,
         host_ids=[host.id],
-        variables={"virtfleet_shared_pools": host.variables.get("virtfleet_shared_pools", [])},
+        variables={"virtfleet_shared_pools": host.variables.get(SHARED_POOLS, [])},
         subjects=[{"type": "host", "id": host.id, "name": host.name}],
         exclusive=[f"discover:{host.id}"],
     )
@@ -267,9 +274,3 @@ def _first_network(session: Session, host: Host, info: Mapping[str, Any]) -> Non
             session.add(row)
             session.flush()
             ledger.changed(session, "network", row.id, "created", None, name="default")
-
-
-def jobs_on(session: Session, host: Host) -> int:
-    """Return how many jobs hold a lock of this host now."""
-    query = select(func.count()).select_from(JobLock).where(JobLock.resource == f"host:{host.id}")
-    return session.scalar(query.where(JobLock.slot.is_not(None))) or 0

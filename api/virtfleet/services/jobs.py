@@ -93,4 +93,4 @@ def names(session: Session, jobs: list[Job]) -> dict[str, dict[str, str]]:
 def _by_id(session: Session, model: Any, wanted: set[str]) -> dict[str, str]:
     if not wanted:
         return {}
-    return dict(session.execute(select(model.id, model.name).where(model.id.in_(wanted))).tuples().all())
+    return {row.id: row.name for row in session.execute(select(model.id, model.name).where(model.id.in_(wanted)))}
