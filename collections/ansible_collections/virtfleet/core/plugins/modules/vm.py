@@ -14,7 +14,7 @@ description:
   - Makes machines with their disks and cloud-init seed, starts, stops, pauses, reboots and removes them.
   - Several machines of one host are given as O(vms) and worked on side by side; one that fails stops no other.
   - When making a machine fails, all that was made for it is removed again.
-  - An existing machine's vCPUs, memory and networks are not changed; RV(vm.differences) tells where they differ.
+  - An existing machine's vCPUs, memory and networks are not changed; C(differences) of the result tells of them.
 options:
   name:
     description: The name of the machine.

@@ -78,6 +78,7 @@ SPEC: dict[str, Any] = {
     "vms": {"type": "list", "elements": "dict", "options": {"name": {"type": "str"}, "uuid": {"type": "str"}}},
     "addresses": {"type": "bool", "default": False},
 }
+RULES: dict[str, Any] = {}
 
 
 def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
@@ -100,7 +101,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
 
 def main() -> None:
     """Run as an Ansible module."""
-    run(SPEC, execute)
+    run(SPEC, execute, **RULES)
 
 
 if __name__ == "__main__":

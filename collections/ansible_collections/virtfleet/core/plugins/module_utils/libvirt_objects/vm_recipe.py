@@ -9,6 +9,7 @@ import uuid as uuids
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,25 +104,8 @@ def _change(
 ) -> Done:
     facts = vms.describe(domain)
     _refuse_older(wanted, facts)
-    options = wanted.options
-    state, goal = facts["state"], wanted.state
-    todo: Callable[[], None] | None = None
-    if goal in ("running", "restarted") and state in ("stopped", "crashed"):
-        todo = lambda: vms.start(domain)  # noqa: E731
-    elif goal == "running" and state == "paused":
-        todo = lambda: vms.resume(domain)  # noqa: E731
-    elif goal == "restarted":
-        if state == "paused":
-            raise VirtfleetError(f"reboot machine {facts['name']}", "it is paused", "Resume it first.", "refused")
-        grace, force = options["grace"], options["force"]
-        todo = lambda: vms.restart(connection, domain, grace=grace, force=force, deadline=deadline)  # noqa: E731
-    elif goal == "stopped" and state in ("running", "paused"):
-        grace, force = options["grace"], options["force"]
-        todo = lambda: vms.stop(connection, domain, grace=grace, force=force, deadline=deadline)  # noqa: E731
-    elif goal == "paused" and state == "running":
-        todo = lambda: vms.pause(domain)  # noqa: E731
-    elif goal == "paused" and state in ("stopped", "crashed"):
-        todo = lambda: vms.start(domain, paused=True)  # noqa: E731
+    options, state, goal = wanted.options, facts["state"], wanted.state
+    todo = _step(connection, wanted, domain, state, deadline)
     after_state = {"restarted": "running", "present": state}.get(goal, goal)
     changed = todo is not None
     differences = _differences(wanted, facts)
@@ -134,6 +118,27 @@ def _change(
     if after_state == "running" and options["wait_for"] in ("address", "agent"):
         addresses = vms.await_guest(connection, domain, options["wait_for"], _fixed(options), deadline)
     return Done(changed, vms.describe(domain, addresses), before, after, differences)
+
+
+def _step(
+    connection: libvirt.virConnect, wanted: Wanted, domain: libvirt.virDomain, state: str, deadline: Deadline
+) -> Callable[[], None] | None:
+    """Return what leads from a state to the wanted one; None when that is it already."""
+    goal = wanted.state
+    obeying = {"grace": wanted.options["grace"], "force": wanted.options["force"], "deadline": deadline}
+    steps: dict[tuple[str, str], Callable[[], None]] = {
+        ("off", "running"): partial(vms.start, domain),
+        ("off", "restarted"): partial(vms.start, domain),
+        ("off", "paused"): partial(vms.start, domain, paused=True),
+        ("running", "paused"): partial(vms.pause, domain),
+        ("running", "stopped"): partial(vms.stop, connection, domain, **obeying),
+        ("running", "restarted"): partial(vms.restart, connection, domain, **obeying),
+        ("paused", "running"): partial(vms.resume, domain),
+        ("paused", "stopped"): partial(vms.stop, connection, domain, **obeying),
+    }
+    if (state, goal) == ("paused", "restarted"):
+        raise VirtfleetError(f"reboot machine {domain.name()}", "it is paused", "Resume it first.", "refused")
+    return steps.get(("off" if state in ("stopped", "crashed") else state, goal))
 
 
 def _refuse_older(wanted: Wanted, facts: dict[str, Any]) -> None:
