@@ -73,12 +73,29 @@ KINDS: dict[str, Kind] = {
     )
 }
 
+
+@dataclass(frozen=True)
+class Revision:
+    """How a job that failed is to be tried once more: its hosts, variables and locks are these from now on."""
+
+    reason: str
+    host_ids: tuple[str, ...]
+    variables: dict[str, Any]
+    exclusive: tuple[str, ...] = ()
+    shared: tuple[tuple[str, int], ...] = ()
+    needs: tuple[str, ...] = ()
+
+
 Finisher = Callable[[Session, Job, Outcome], None]
+Reviser = Callable[[Session, Job, Outcome], Revision | None]
 SecretReader = Callable[[Session, str], bytes]
 _F = TypeVar("_F", bound=Finisher)
 _R = TypeVar("_R", bound=SecretReader)
 
+_V = TypeVar("_V", bound=Reviser)
+
 _finishers: dict[str, Finisher] = {}
+_revisers: dict[str, Reviser] = {}
 _secret_readers: list[SecretReader] = []
 
 
@@ -95,6 +112,24 @@ def finisher(kind: str) -> Callable[[_F], _F]:
         return function
 
     return register
+
+
+def reviser(kind: str) -> Callable[[_V], _V]:
+    """Register what a service can do about a failed attempt, while attempts are left.
+
+    It returns None when nothing can be done; then the job ends, and its finisher runs.
+    """
+
+    def register(function: _V) -> _V:
+        _revisers[kind] = function
+        return function
+
+    return register
+
+
+def reviser_of(kind: str) -> Reviser | None:
+    """Return what was registered for this kind."""
+    return _revisers.get(kind)
 
 
 def finisher_of(kind: str) -> Finisher | None:

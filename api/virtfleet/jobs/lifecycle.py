@@ -134,6 +134,41 @@ def close(session: Session, job: Job, outcome: Outcome) -> list[str]:
     return list(dict.fromkeys(to_ring + claim.now_ready(session, job.id, resources)))
 
 
+def close_or_revise(session: Session, job: Job, outcome: Outcome) -> list[str]:
+    """Write a job's end; or, when it failed and its service knows a way, have it run once more in another form.
+
+    Returns the jobs to ring for after the commit.
+    """
+    revise = kinds.reviser_of(job.kind)
+    if outcome.state != "failed" or revise is None or job.attempt >= job.max_attempts:
+        return close(session, job, outcome)
+    session.info.pop(SUBMITTED, None)
+    undoable = session.begin_nested()
+    try:
+        revision = revise(session, job, outcome)
+    except Exception:
+        log.exception("%s: what %s does about a failed attempt went wrong", job.id, job.kind)
+        revision = None
+    if revision is None:
+        undoable.rollback()
+        return close(session, job, outcome)
+    undoable.commit()
+    to_ring = take_submitted(session)
+    resources = claim.resources_of(session, job.id)
+    claim.release(session, job.id, forget=True)
+    job.host_ids = list(revision.host_ids)
+    job.variables = dict(revision.variables)
+    session.add_all(
+        [JobLock(job_id=job.id, resource=each, mode="exclusive", limit=1) for each in revision.exclusive]
+        + [JobLock(job_id=job.id, resource=each, mode="shared", limit=limit) for each, limit in revision.shared]
+    )
+    for needed in revision.needs:
+        session.merge(JobDependency(job_id=job.id, needs_id=needed))
+    session.flush()
+    ready = claim.now_ready(session, job.id, resources)
+    return list(dict.fromkeys([*to_ring, *requeue(session, job, revision.reason, counts=True), *ready]))
+
+
 def close_if_hopeless(session: Session, job_id: str) -> list[str] | None:
     """Close a queued job that needs one which did not succeed; None when that is not so."""
     job = session.get(Job, job_id, with_for_update=True, populate_existing=True)

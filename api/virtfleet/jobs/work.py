@@ -207,4 +207,4 @@ def _write_end(session: Session, job: Job, end: RunEnd) -> list[str]:
         return lifecycle.close(session, job, lifecycle.cancelled(job, end.outcome))
     if end.stopped == "shutdown":
         return lifecycle.requeue(session, job, "The worker was told to stop; the job runs again.", counts=False)
-    return lifecycle.close(session, job, end.outcome)
+    return lifecycle.close_or_revise(session, job, end.outcome)

@@ -1,7 +1,7 @@
 """Machines: created, acted upon, deleted; and what becomes of them when their jobs end."""
 
 from virtfleet.services.vms.actions import ACTIONS, act, clean_up, delete, retry_cleanups
-from virtfleet.services.vms.create import create, try_out
+from virtfleet.services.vms.creation import create, try_out
 from virtfleet.services.vms.endings import of_job
 from virtfleet.services.vms.wanted import NewVm
 

@@ -8,10 +8,11 @@ from sqlalchemy.orm import Session
 
 from virtfleet import clock
 from virtfleet.jobs import kinds
-from virtfleet.jobs.kinds import Outcome
+from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
-from virtfleet.services.vms import actions
+from virtfleet.services.auth import Principal
+from virtfleet.services.vms import actions, creation
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -57,6 +58,12 @@ def _error(job: Job, outcome: Outcome, item: Mapping[str, Any] | None) -> dict[s
 def created(session: Session, job: Job, outcome: Outcome) -> None:
     """Keep what was made; undo what was not, and all of it when that was asked for or the job was cancelled."""
     items = {vm.id: _item(outcome, vm) for _, vm in _vms(session, job)}
+    if outcome.state == "failed" and any((result or {}).get("unplaced") for result in outcome.result.values()):
+        job.error = {
+            "code": "no_capacity",
+            "message": f"Failed to place the machine: {(outcome.error or {}).get('message', '')}.",
+            "hint": "Free some room on that host, or let placement choose another.",
+        }
     made = {identifier for identifier, item in items.items() if item is not None and not item.get("failed")}
     undo_all = outcome.state == "cancelled" or (job.context.get("all_or_nothing", False) and len(made) < len(items))
     left = []
@@ -75,6 +82,38 @@ def created(session: Session, job: Job, outcome: Outcome) -> None:
     actions.clean_up(session, left)
 
 
+@kinds.reviser("vm.create")
+def place_again(session: Session, job: Job, outcome: Outcome) -> Revision | None:
+    """Try once more with what the failed run has taught: a host has less room than was thought, or lost its base."""
+    vms = [vm for _, vm in _vms(session, job)]
+    items = {vm.id: _item(outcome, vm) for vm in vms}
+    failed = [item for item in items.values() if item is not None and item.get("failed")]
+    if any(vm.state == "deleting" for vm in vms) or not all(item.get("cleaned") for item in failed):
+        return None
+    crowded = {name for result in outcome.result.values() for name in (result or {}).get("unplaced") or []}
+    if crowded and not failed and not job.context.get("pinned"):
+        moving = [vm for vm in vms if vm.libvirt_name in crowded]
+        if not creation.place_elsewhere(session, moving):
+            return None
+        reason = f"{', '.join(vm.name for vm in moving)} did not fit where it was to go, and was placed again."
+    elif failed and all((item.get("error") or {}).get("code") == "image_missing" for item in failed):
+        for vm in vms:
+            _miss(session, vm, (items[vm.id] or {}).get("error"))
+        reason = "The base of the image had vanished from the pool, and is copied there again."
+    else:
+        return None
+    owner = Principal(job.owner_id, "", job.project_id, "", frozenset())
+    needs, variables, shared = creation.run_of(session, owner, vms, str(job.context["wait_for"]))
+    return Revision(
+        reason=reason,
+        host_ids=tuple(resource.removeprefix("host:") for resource, _ in shared),
+        variables=variables,
+        exclusive=tuple(f"vm:{vm.id}" for vm in vms),
+        shared=tuple(shared),
+        needs=tuple(needs),
+    )
+
+
 def _keep(session: Session, vm: Vm, item: Mapping[str, Any]) -> None:
     vm.state = STATES.get(item.get("state", ""), "unknown")
     vm.seen_addresses = [str(address) for address in item.get("addresses") or []]
@@ -86,7 +125,8 @@ def _keep(session: Session, vm: Vm, item: Mapping[str, Any]) -> None:
 def _untouched(job: Job, item: Mapping[str, Any] | None) -> bool:
     """Tell whether nothing of the machine is on its host: never begun, or made undone by the run itself."""
     if item is None:
-        return job.started_at is None
+        # A first attempt that ended at placement has made nothing, either.
+        return job.started_at is None or ((job.error or {}).get("code") == "no_capacity" and job.attempt == 1)
     return bool(item.get("failed") and item.get("cleaned"))
 
 

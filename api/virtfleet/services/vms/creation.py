@@ -42,7 +42,8 @@ def create(session: Session, who: Principal, new: NewVm) -> tuple[Job, list[Vm]]
     for number, name, placed in zip(numbers, called, _in_order(decision, called), strict=True):
         vms.append(_reserve(session, who, new, plan, number=number, name=name, placed=placed, hosts=hosts))
     capacity.remember_cursor(session, plan.zone, plan.policy_name, decision["cursor"])
-    job = submit(session, who, vms, {"all_or_nothing": new.all_or_nothing, "wait_for": plan.wait_for})
+    context = {"all_or_nothing": new.all_or_nothing, "wait_for": plan.wait_for, "pinned": new.host is not None}
+    job = submit(session, who, vms, context)
     for vm in vms:
         ledger.audit(session, who, "vm.create", vm.id, job.id)
         ledger.changed(session, "vm", vm.id, "created", vm.project_id, name=vm.name, state=vm.state)
@@ -254,7 +255,7 @@ def run_of(
             needs += [needed] if needed else []
     variables = {
         "virtfleet_vms": [{**vm.spec, "host": vm.host.name} for vm in vms],
-        "virtfleet_policy": vms[0].policy if vms[0].policy in placement.NAMED else placement.DEFAULT_POLICY,
+        "virtfleet_policy": _named(vms[0].policy),
         "virtfleet_wait_for": wait_for,
         "virtfleet_timeout": WAIT_SECONDS,
         "virtfleet_vcpu_ratio": max(_vcpu_ratio(vm.host) for vm in vms),
@@ -264,6 +265,35 @@ def run_of(
     limit = settings.load().jobs_per_host
     hosts = list(dict.fromkeys(vm.host_id for vm in vms))
     return list(dict.fromkeys(needs)), variables, [(f"host:{host_id}", limit) for host_id in hosts]
+
+
+def place_elsewhere(session: Session, vms: Sequence[Vm]) -> bool:
+    """Move reservations to other hosts of the zone; False when not all of them fit elsewhere."""
+    for vm in vms:
+        state = capacity.state(session, vm.zone)
+        request = {
+            "id": vm.name,
+            "vcpus": vm.vcpus,
+            "memory_bytes": vm.memory_bytes,
+            "disks": [{"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}],
+            "zone": vm.zone.name,
+            "exclude": [vm.host.name],
+        }
+        decision = placement.place(state, [request], _named(vm.policy), explain=True)
+        if not decision["fits"]:
+            return False
+        placed = decision["placements"][0]
+        host = session.scalars(select(Host).where(Host.name == placed["host"])).one()
+        vm.host_id, vm.explanation = host.id, dict(placed["explanation"])
+        vm.generation += 1
+        session.flush()
+        session.refresh(vm)
+    return True
+
+
+def _named(policy: str) -> str:
+    """Return the policy if it is one by name: one that was data is not kept."""
+    return policy if policy in placement.NAMED else placement.DEFAULT_POLICY
 
 
 def _vcpu_ratio(host: Host) -> float:
