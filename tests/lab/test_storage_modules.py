@@ -336,7 +336,7 @@ def test_a_call_into_a_libvirtd_that_has_frozen_ends_and_other_hosts_go_on(lab: 
         asking = threading.Thread(target=ask)
         asking.start()
         assert call("host_info", lab.host("host2").uri).values["host"]["live"]
-        assert time.monotonic() - began < 5
+        assert asking.is_alive()  # another host answered while this one still kept its caller waiting
         with pytest.raises(VirtfleetError) as caught:
             call("host_info", host, connect_timeout=2)
         assert caught.value.code == "host_frozen"
