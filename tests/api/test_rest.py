@@ -391,3 +391,16 @@ def test_user_data_are_nowhere_in_the_database_or_the_answers(fleet: Caller, fle
     assert replay is not None
     assert marker not in json.dumps(replay["files"])
     assert marker in json.dumps(replay["secrets"])
+
+
+def test_an_image_by_url_needs_its_checksum_and_no_query(fleet: Caller) -> None:
+    url, checksum = "http://127.0.0.1:9/tiny.qcow2", "sha256:" + "a" * 64
+    problem(fleet("POST", "/images", {"source": url}), 422, "invalid")
+    problem(fleet("POST", "/images", {"source": f"{url}?token=x", "checksum": checksum}), 422, "invalid")
+    made = fleet("POST", "/images", {"source": url, "checksum": checksum, "name": "byurl"})
+    assert made.status_code == 201
+    job = fleet("POST", "/vms", {"name": "a", "image": "byurl"}).json
+    assert job is not None
+    imports = fleet("GET", "/jobs?kind=image.import").json
+    assert imports is not None
+    assert [each["state"] for each in imports["items"]] == ["queued"]

@@ -1,5 +1,6 @@
 """One request through every room: REST, job, playbook, module, libvirt, and back; and what goes wrong on the way."""
 
+import hashlib
 import os
 import shlex
 import signal
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +152,24 @@ def test_a_base_that_vanished_is_copied_again(fleet: Fleet) -> None:
     remove_volumes(fleet.lab.host("host3").uri, "default", "base-")
     made = fleet.create("web1", host="host3", wait_for="none")
     assert (made["state"], made["host"]) == ("running", "host3")
+
+
+def test_an_image_is_fetched_from_a_url_when_a_host_first_needs_it(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "served.qcow2").write_bytes(Path(fleet.lab.status()["image"]).read_bytes() + b"\0")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/served.qcow2"
+    try:
+        checksum = f"sha256:{hashlib.sha256((tmp_path / 'served.qcow2').read_bytes()).hexdigest()}"
+        image = fleet.post("/images", {"source": url, "checksum": checksum})
+        assert image["name"] == "served"
+        vm = fleet.create("web1", image="served", wait_for="none")
+        assert vm["state"] == "running"
+        assert fleet.get("/images/served")["format"] == "qcow2"
+        fleet.ended(fleet.http.delete(f"/vms/{vm['id']}").json()["job"])
+        assert fleet.http.delete("/images/served").status_code == 204
+    finally:
+        server.shutdown()
 
 
 @pytest.mark.parametrize(("fault", "code"), [("kill-libvirtd", "host_unreachable"), ("freeze-libvirtd", "host_frozen")])

@@ -6,14 +6,12 @@ import typer
 
 from virtfleet.cli.client import connect, ref, reported
 from virtfleet.cli.output import Format, Output, plain, say, show_list, show_one
-from virtfleet.cli.progress import finish
-from virtfleet.cli.vms import Wait
 
 app = typer.Typer(no_args_is_help=True, help="Images that machines boot from.")
 flavors = typer.Typer(no_args_is_help=True, help="Flavors: sizes of machines.")
 
 Name = Annotated[str, typer.Argument(help="Name, id or number.")]
-COLUMNS = plain("id", "number", "name", "state", "format", "size", "virtual_size", "os", "version")
+COLUMNS = plain("id", "number", "name", "format", "size", "virtual_size", "os", "version")
 SIZES = plain("id", "number", "name", "vcpus", "memory", "disk")
 
 
@@ -35,19 +33,15 @@ def show(name: Name, output: Format = Output.table) -> None:
 def add(
     source: Annotated[str, typer.Argument(help="A path on the controller, or an http or https URL.")],
     name: Annotated[str | None, typer.Option(help="What to call it; from the source if left out.")] = None,
-    checksum: Annotated[str | None, typer.Option(help="sha256: and 64 hex digits.")] = None,
+    checksum: Annotated[str | None, typer.Option(help="sha256: and 64 hex digits; needed for a URL.")] = None,
     os: Annotated[str | None, typer.Option(help="The operating system.")] = None,
     version: Annotated[str | None, typer.Option(help="Its version.")] = None,
-    wait: Wait = True,
 ) -> None:
     """Register an image."""
     with reported():
-        api = connect()
         body = {"source": source, "name": name, "checksum": checksum, "os": os, "version": version}
-        answer = api.post("/images", body)
-        image = answer.get("image", answer)
-        if "job" not in answer or finish(api, answer, wait=wait) is not None:
-            say(f"{image['name']} is registered, number {image['number']}")
+        image = connect().post("/images", body)
+        say(f"{image['name']} is registered, number {image['number']}")
 
 
 @app.command()

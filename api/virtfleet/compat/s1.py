@@ -193,5 +193,5 @@ def image_list() -> Response:
     """List the images that machines can be made from."""
     with database.read() as session:
         who = auth.system(session)
-        ready = select(Image).where(Image.project_id == who.project_id, Image.state == "ready").order_by(Image.number)
-        return _answer({"images": [{"id": image.number, "name": image.name} for image in session.scalars(ready)]})
+        images = select(Image).where(Image.project_id == who.project_id).order_by(Image.number)
+        return _answer({"images": [{"id": image.number, "name": image.name} for image in session.scalars(images)]})

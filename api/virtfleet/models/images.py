@@ -23,8 +23,6 @@ class Image(Owned, Base):
     format: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     virtual_size_bytes: Mapped[int] = mapped_column(BigInteger)
-    state: Mapped[str] = mapped_column(default="ready")
-    """ready, or fetching while a job downloads it."""
     os: Mapped[str | None]
     version: Mapped[str | None]
 

@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 
 from virtfleet import database
 from virtfleet.models import Flavor, Image
-from virtfleet.routes import views
-from virtfleet.routes.door import caller, items, location_of, once, one, require, unchanged
+from virtfleet.routes.door import caller, items, once, one, require, unchanged
 from virtfleet.schemas.base import Paging
 from virtfleet.schemas.images import FlavorIn, FlavorOut, ImageIn, ImageOut
 from virtfleet.services import flavors, images
@@ -43,11 +42,12 @@ def list_images(query_data: Paging) -> Response:
 @blueprint.post("/images")
 @require("admin")
 @blueprint.input(ImageIn)
-@blueprint.doc(responses=[201, 202])
+@blueprint.output(ImageOut, status_code=201)
 def add_image(json_data: ImageIn) -> Response:
     """Register an image
 
-    A file of the controller is read at once (201); a URL is fetched by a job (202). For administrators: it reads files.
+    A file of the controller is read at once; a URL needs its checksum, and is fetched when a host first needs it. For
+    administrators: it reads files.
     """
     given = json_data.model_dump()
     number = given.pop("number")
@@ -55,11 +55,8 @@ def add_image(json_data: ImageIn) -> Response:
     facts = images.inspect(new)
 
     def work(session: Session, who: Principal) -> Answer:
-        row, job = images.register(session, who, new, facts, number)
-        shown = ImageOut.of(row).model_dump(mode="json")
-        if job is None:
-            return Answer(201, shown, f"/api/v1/images/{row.id}")
-        return Answer(202, {**views.accepted(session, job), "image": shown}, location_of(job.id))
+        row = images.register(session, who, new, facts, number)
+        return Answer(201, ImageOut.of(row).model_dump(mode="json"), f"/api/v1/images/{row.id}")
 
     return once(json_data.model_dump(), work)
 

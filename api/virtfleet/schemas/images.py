@@ -31,7 +31,6 @@ class ImageOut(Out):
     source: str
     checksum: str
     format: str
-    state: str
     size: str
     size_bytes: int
     virtual_size: str
@@ -44,7 +43,7 @@ class ImageOut(Out):
     @classmethod
     def of(cls, row: Image) -> "ImageOut":
         """Make it from a row."""
-        plain = ("id", "number", "name", "source", "checksum", "format", "state", "os", "version")
+        plain = ("id", "number", "name", "source", "checksum", "format", "os", "version")
         return cls(
             **{name: getattr(row, name) for name in plain},
             size=format_size(row.size_bytes),

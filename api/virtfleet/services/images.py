@@ -60,16 +60,15 @@ def is_url(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
-def inspect(new: NewImage) -> Facts | None:
-    """Read a local image file; None for a URL, which a job will fetch. Call it outside of any transaction.
+def inspect(new: NewImage) -> Facts:
+    """Read a local image file; of a URL only its checksum is known. Call it outside of any transaction.
 
-    Raises Problem `invalid` for a file that is missing, is no image, or has another checksum.
+    Raises Problem `invalid` for a file that is missing, is no image or has another checksum, and for a URL without one.
     """
     try:
         checksum = image_source.check_checksum(new.checksum) if new.checksum else None
         if is_url(new.source):
-            image_source.check_url(new.source)
-            return None
+            return _promised(image_source.check_url(new.source), checksum)
         path = Path(new.source)
         if not path.is_absolute() or "\0" in new.source or not new.source.isprintable():
             raise Problem(
@@ -91,6 +90,19 @@ def inspect(new: NewImage) -> Facts | None:
         ) from error
 
 
+def _promised(url: str, checksum: str | None) -> Facts:
+    """Return what is known of an image before anybody has fetched it: what its checksum says it must be."""
+    if checksum is None or urlsplit(url).query:
+        what = "has no checksum" if checksum is None else "has a query, which may hold a secret"
+        raise Problem(
+            "invalid",
+            f"The image of this URL {what}.",
+            "Give the URL without a query, and checksum: sha256: and 64 hex digits, as its publisher tells.",
+            errors=[{"field": "checksum" if checksum is None else "source", "message": what}],
+        )
+    return Facts(checksum, "", 0, 0)
+
+
 def _refuse_own_files(path: Path) -> None:
     """The fleet's database, keys and tokens are no images, whatever their bytes look like."""
     try:
@@ -103,10 +115,8 @@ def _refuse_own_files(path: Path) -> None:
         raise Problem("invalid", "This file is not an image that may be registered.", "Give an image file.")
 
 
-def register(
-    session: Session, who: Principal, new: NewImage, facts: Facts | None, number: int | None = None
-) -> tuple[Image, Job | None]:
-    """Make an image known; without `facts` also a job that fetches it. Raises Problem `already_exists`."""
+def register(session: Session, who: Principal, new: NewImage, facts: Facts, number: int | None = None) -> Image:
+    """Make an image known. Raises Problem `already_exists`."""
     name = names.check(new.name or name_from(new.source), "image")
     taken = select(Image.id).where(Image.project_id == who.project_id, Image.name == name)
     if session.scalar(taken) is not None:
@@ -115,12 +125,11 @@ def register(
         id=new_id("img"),
         number=ledger.next_number(session, "image", number),
         name=name,
-        source=new.source if facts else image_source.origin_of(new.source),
-        checksum=facts.checksum if facts else (new.checksum or ""),
-        format=facts.format if facts else "",
-        size_bytes=facts.size_bytes if facts else 0,
-        virtual_size_bytes=facts.virtual_size_bytes if facts else 0,
-        state="ready" if facts else "fetching",
+        source=new.source,
+        checksum=facts.checksum,
+        format=facts.format,
+        size_bytes=facts.size_bytes,
+        virtual_size_bytes=facts.virtual_size_bytes,
         os=new.os,
         version=new.version,
         project_id=who.project_id,
@@ -128,66 +137,21 @@ def register(
     )
     session.add(row)
     session.flush()
-    job = None if facts else _fetch(session, who, row, new)
-    ledger.audit(session, who, "image.create", row.id, job.id if job else None)
+    ledger.audit(session, who, "image.create", row.id)
     ledger.changed(session, "image", row.id, "created", who.project_id, name=name)
-    return row, job
-
-
-def _fetch(session: Session, who: Principal, image: Image, new: NewImage) -> Job:
-    file = settings.load().images / image.id
-    return lifecycle.submit(
-        session,
-        "image.fetch",
-        project_id=who.project_id,
-        owner_id=who.user_id,
-        host_ids=[],
-        variables={
-            "virtfleet_fetch": {
-                "url": new.source,
-                "file": str(file),
-                **({"checksum": new.checksum} if new.checksum else {}),
-            }
-        },
-        subjects=[{"type": "image", "id": image.id, "name": image.name}],
-        context={"image": image.id, "file": str(file)},
-        exclusive=[f"image:{image.id}"],
-    )
-
-
-@kinds.finisher("image.fetch")
-def fetched(session: Session, job: Job, outcome: Outcome) -> None:
-    """Note what was fetched, or forget the image that could not be."""
-    image = session.get(Image, job.context["image"])
-    if image is None:
-        return
-    found = (outcome.result.get("localhost") or {}).get("image") or {}
-    if outcome.state != "succeeded" or not found.get("checksum"):
-        session.delete(image)
-        ledger.changed(session, "image", image.id, "deleted", image.project_id, name=image.name)
-        return
-    image.source = job.context["file"]
-    image.checksum = found["checksum"]
-    image.format = found["format"]
-    image.size_bytes = found["size_bytes"]
-    image.virtual_size_bytes = found["virtual_size_bytes"]
-    image.state = "ready"
-    image.generation += 1
-    ledger.changed(session, "image", image.id, "updated", image.project_id, name=image.name)
+    return row
 
 
 def choose(session: Session, who: Principal, ref: str | None) -> Image:
-    """Return the image asked for, or the first one. Raises Problem `not_ready` while it is being fetched."""
+    """Return the image asked for, or the first one. Raises Problem."""
     if ref is not None:
         image = find(session, Image, "image", ref, who)
     else:
-        mine = select(Image).where(Image.project_id == who.project_id, Image.state == "ready").order_by(Image.number)
+        mine = select(Image).where(Image.project_id == who.project_id).order_by(Image.number)
         first = session.scalars(mine).first()
         if first is None:
             raise Problem("not_ready", "The fleet has no image yet.", "Add one: virtfleet image add FILE.")
         image = first
-    if image.state != "ready":
-        raise Problem("not_ready", f"Image {image.name!r} is still being fetched.", "Wait for its job to end.")
     return image
 
 
@@ -208,9 +172,9 @@ def ensure_copy(session: Session, who: Principal, image: Image, host: Host, pool
     wanted: dict[str, Any] = {
         "name": image.volume,
         "pool": pool,
-        "src": image.source,
+        "url" if is_url(image.source) else "src": image.source,
         "checksum": image.checksum,
-        "format": image.format,
+        **({"format": image.format} if image.format else {}),
     }
     made = lifecycle.submit(
         session,
@@ -236,8 +200,22 @@ def imported(session: Session, job: Job, outcome: Outcome) -> None:
         return
     if outcome.state == "succeeded":
         copy.job_id, copy.ready_at = None, clock.now()
+        _learn(session, copy, outcome)
     else:
         session.delete(copy)
+
+
+def _learn(session: Session, copy: ImageCopy, outcome: Outcome) -> None:
+    """Note the format and sizes of an image that nobody had seen before it was fetched."""
+    image = session.get(Image, copy.image_id)
+    told = [result["image"] for result in outcome.result.values() if result and result.get("image")]
+    found: dict[str, Any] = told[0] if told else {}
+    if image is not None and not image.format and found.get("complete"):
+        image.format = found["format"]
+        image.size_bytes = found["size_bytes"]
+        image.virtual_size_bytes = found["virtual_size_bytes"]
+        image.generation += 1
+        ledger.changed(session, "image", image.id, "updated", image.project_id, name=image.name)
 
 
 def forget_copy(session: Session, image_id: str, host: Host, pool: str) -> None:

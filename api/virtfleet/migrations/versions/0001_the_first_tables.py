@@ -190,7 +190,6 @@ def upgrade() -> None:
         sa.Column("format", sa.String(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("virtual_size_bytes", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
         sa.Column("os", sa.String(), nullable=True),
         sa.Column("version", sa.String(), nullable=True),
         sa.Column("project_id", sa.String(length=40), nullable=False),
