@@ -91,15 +91,20 @@ class Fleet:
 
     def pid_of(self, name: str) -> int:
         """Return the process id of one of the fleet's processes."""
-        for stat in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = stat.read_bytes().split(b"\0")
-                environment = (stat.parent / "environ").read_bytes()
-            except OSError:
-                continue
-            if f"virtfleet.{name}".encode() in words and f"VIRTFLEET_HOME={self.home}".encode() in environment:
-                return int(stat.parent.name)
-        raise AssertionError(f"there is no process {name}")
+        return pid_of(self.home, name)
+
+
+def pid_of(home: Path, name: str) -> int:
+    """Return the process id of a process of a home's fleet."""
+    for stat in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = stat.read_bytes().split(b"\0")
+            environment = (stat.parent / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"virtfleet.{name}".encode() in words and f"VIRTFLEET_HOME={home}".encode() in environment:
+            return int(stat.parent.name)
+    raise LookupError(f"there is no process {name}")
 
 
 def wait_until(holds: Callable[[], Any], seconds: float, what: str) -> None:

@@ -19,3 +19,17 @@ def test_version_is_the_package_version() -> None:
 
 def test_an_unknown_command_is_a_usage_error() -> None:
     assert CliRunner().invoke(app, ["nonsense"]).exit_code == 2
+
+
+def test_what_is_heavy_is_not_loaded_to_show_the_help() -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys\nfrom virtfleet.cli.main import app\n"
+        "try: app(['--help'], standalone_mode=False)\nexcept SystemExit: pass\n"
+        "heavy = {'httpx', 'libvirt', 'ansible', 'sqlalchemy', 'flask', 'pydantic', 'yaml', 'numpy'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "loaded: []" in shown.stdout
