@@ -1,0 +1,194 @@
+"""What virtfleet adds to the bare libvirt calls that make a machine: side by side, in one run, on one lab.
+
+    .venv/bin/python -m tests.bench.create [ROUNDS]
+
+Needs root. Every way makes the same machines (overlay, seed, domain, started) on the same host. Medians of the rounds.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import libvirt
+from ansible_collections.virtfleet.core.plugins.module_utils import seed
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+from virtfleet.lab import Lab
+
+from tests.lab.fleet import Fleet, running
+
+MEMORY = 128 * 2**20
+DISK = 2**30
+TEN = 10
+HOST = "host1"
+TASK = "Make the machines of this host"
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return how long something takes."""
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def bare(connection: libvirt.virConnect, base: str, name: str) -> None:
+    """Make one machine by nothing but libvirt calls."""
+    pool = connection.storagePoolLookupByName("default")
+    identifier = str(uuid.uuid4())
+    mac = "52:54:00:" + ":".join(identifier[at : at + 2] for at in (0, 2, 4))
+    disk = volumes.make_overlay(pool, f"{name}-root", pool.storageVolLookupByName(base), DISK)
+    files = seed.files(instance_id=name, hostname=name, ssh_keys=[], user_data=None, nics=[seed.Nic(mac)])
+    iso = volumes.write_bytes(pool, f"{name}-seed.iso", seed.image(files))
+    spec = VmSpec(
+        name=name,
+        uuid=identifier,
+        vcpus=1,
+        memory_bytes=MEMORY,
+        virt_type="qemu",
+        arch="x86_64",
+        disks=(Disk(disk.path(), "qcow2"), Disk(iso.path(), "raw", read_only=True)),
+        nics=(Nic("bridge", "vmbr0", mac),),
+    )
+    connection.defineXML(build(spec)).create()
+
+
+def bare_ten(connection: libvirt.virConnect, base: str) -> None:
+    """Make ten machines in four threads."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: bare(connection, base, f"bare{number}"), range(TEN)))
+
+
+def remove(connection: libvirt.virConnect) -> None:
+    """Remove what `bare` has made."""
+    for domain in connection.listAllDomains(0):
+        if domain.name().startswith("bare"):
+            domain.destroy()
+            domain.undefine()
+    pool = connection.storagePoolLookupByName("default")
+    for volume in pool.listAllVolumes():
+        if volume.name().startswith("bare"):
+            volume.delete(0)
+
+
+def moment(text: str) -> float:
+    """Return a time of the API as seconds."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def through_rest(fleet: Fleet, count: int) -> dict[str, float]:
+    """Create machines through REST; return the seconds from accepted to the end, to the first task, and of the task."""
+    began = time.monotonic()
+    answer = fleet.post("/vms", {"name": "rest", "count": count, "host": HOST, "wait_for": "none"})
+    with fleet.http.stream(
+        "GET", f"/jobs/{answer['job']['id']}/events", headers={"Accept": "text/event-stream"}
+    ) as told:
+        for _line in told.iter_lines():
+            pass
+    whole = time.monotonic() - began
+    job = fleet.get(f"/jobs/{answer['job']['id']}")
+    if job["state"] != "succeeded":
+        raise RuntimeError(job["error"])
+    events = fleet.get(f"/jobs/{job['id']}/events")["items"]
+    task = next(at for at, event in enumerate(events) if event["kind"] == "task" and event["task"] == TASK)
+    done = next(event for event in events[task:] if event["kind"] == "changed")
+    fleet.delete_all()
+    return {
+        "whole": whole,
+        "first task": moment(job["first_task_at"]) - moment(job["created_at"]),
+        "playbook": moment(job["ended_at"]) - moment(job["started_at"]),
+        "task": moment(done["time"]) - moment(events[task]["time"]),
+    }
+
+
+def debug_playbook(folder: Path) -> float:
+    """Return how long one `ansible-playbook` with a single debug task takes."""
+    playbook = folder / "debug.yml"
+    playbook.write_text(
+        "- hosts: localhost\n  gather_facts: false\n  tasks:\n    - ansible.builtin.debug:\n        msg: x\n"
+    )
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(playbook)]
+    return seconds(lambda: subprocess.run(command, check=True, capture_output=True, cwd=folder))
+
+
+def measure(lab: Lab, folder: Path, rounds: int) -> dict[str, float]:
+    """Return the median seconds of everything that the table shows."""
+    found: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
+
+    with running(lab, folder / "home") as fleet, opened_host(lab.host(HOST).uri, Deadline(30)) as connection:
+        fleet.create("warm", host=HOST, wait_for="none")
+        fleet.delete_all()
+        base = next(
+            name for name in connection.storagePoolLookupByName("default").listVolumes() if name.startswith("base-")
+        )
+        for _round in range(rounds):
+            note("debug playbook", debug_playbook(folder))
+            note("bare one", seconds(lambda: bare(connection, base, "bare")))
+            remove(connection)
+            for name, value in through_rest(fleet, 1).items():
+                note(f"rest one {name}", value)
+            note("bare ten", seconds(lambda: bare_ten(connection, base)))
+            remove(connection)
+            for name, value in through_rest(fleet, TEN).items():
+                note(f"rest ten {name}", value)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def table(found: dict[str, float]) -> str:
+    """Return the measurements with what they are to be."""
+    added = found["rest one whole"] - found["bare one"]
+    rows = [
+        ("one machine, bare libvirt calls", found["bare one"], "", ""),
+        ("one machine, accepted to running through REST", found["rest one whole"], "", ""),
+        (
+            "what virtfleet adds",
+            added,
+            f"{added / found['debug playbook']:.2f} x a debug playbook",
+            "<= 1.5 s, <= 3.5 x",
+        ),
+        ("one ansible-playbook with a debug task", found["debug playbook"], "", ""),
+        ("accepted to first task", found["rest one first task"], "", ""),
+        ("ten machines, libvirt-python in four threads", found["bare ten"], "", ""),
+        (
+            "ten machines, the task alone",
+            found["rest ten task"],
+            f"{found['rest ten task'] / found['bare ten']:.2f} x bare",
+            "",
+        ),
+        (
+            "ten machines, the whole playbook",
+            found["rest ten playbook"],
+            f"{found['rest ten playbook'] / found['bare ten']:.2f} x bare",
+            "",
+        ),
+    ]
+    return "\n".join(f"{what:<48} {value:6.2f} s  {ratio:<26} {goal}".rstrip() for what, value, ratio, goal in rows)
+
+
+def main() -> None:
+    """Bring up a lab, measure, print, take it down."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    with tempfile.TemporaryDirectory(prefix="virtfleet-bench-") as name:
+        lab = Lab("bench", Path(name) / "lab-home", say=lambda line: print(line, file=sys.stderr))
+        try:
+            lab.up(1)
+            print(table(measure(lab, Path(name), rounds)))
+        finally:
+            lab.down()
+
+
+if __name__ == "__main__":
+    main()
