@@ -1,4 +1,4 @@
-"""A fleet on the lab, shared by the tests of a session; each test leaves it as it found it."""
+"""A fleet on the lab, shared by the tests of a file; each test leaves it as it found it."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,9 @@ from virtfleet.lab import Lab
 from tests.lab.fleet import Fleet, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole_fleet(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One fleet for the session."""
+    """One fleet for a file of tests: its observer would keep watching the hosts that other files break."""
     with running(lab, tmp_path_factory.mktemp("home")) as fleet:
         yield fleet
 

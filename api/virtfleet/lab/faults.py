@@ -54,10 +54,22 @@ def _freeze_libvirtd(host: HostLayout, _options: Mapping[str, Any]) -> Detail:
     return {}
 
 
-def _thaw_libvirtd(host: HostLayout, _detail: Detail, _kvm: bool) -> None:
+THAW_SECONDS = 2.0
+"""How long a libvirtd that was thawed is watched."""
+
+
+def _thaw_libvirtd(host: HostLayout, detail: Detail, kvm: bool) -> None:
     holder = processes.holders(host.lab.id).get(host.name)
-    if holder is not None:
-        processes.send(holder, [process.pid for process in hosts.libvirtd_of(holder)], signal.SIGCONT)
+    if holder is None:
+        return
+    processes.send(holder, [process.pid for process in hosts.libvirtd_of(holder)], signal.SIGCONT)
+    # libvirtd 9.0 may crash when all the clients that gave it up hang up at once; systemd would start it again.
+    end = time.monotonic() + THAW_SECONDS
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        if not hosts.libvirtd_of(holder):
+            _restart_libvirtd(host, detail, kvm)
+            return
 
 
 def _power_off(host: HostLayout, _options: Mapping[str, Any]) -> Detail:
