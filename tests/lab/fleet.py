@@ -1,6 +1,8 @@
 """A whole fleet on the lab: API, worker, observer and controller as processes, its hosts, network, image and flavor."""
 
 import os
+import re
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,8 @@ from virtfleet.lab import Lab
 
 ENDED = ("succeeded", "failed", "cancelled")
 DELETE_SECONDS = 120.0
+TEST_RUN = "VIRTFLEET_TEST_RUN"
+"""In the environment of a test's fleet: the process id of the test run."""
 
 
 class Fleet:
@@ -130,7 +134,8 @@ def running(lab: Lab, home: Path) -> Iterator[Fleet]:
         listen = f"127.0.0.1:{free_port()}"
         # A dead worker is noticed soon, so that tests need not wait for it.
         quick = {"VIRTFLEET_S1_ENABLED": "1", "VIRTFLEET_LEASE_SECONDS": "5", "VIRTFLEET_HOST_TIMEOUT": "5"}
-        processes.start(listen, quick)
+        end_fleets_of_dead_test_runs()
+        processes.start(listen, {**quick, TEST_RUN: str(os.getpid())})
         try:
             fleet = Fleet(lab, home, listen)
             _furnish(fleet)
@@ -138,6 +143,18 @@ def running(lab: Lab, home: Path) -> Iterator[Fleet]:
         finally:
             processes.stop()
     assert os.environ.get("VIRTFLEET_HOME") != str(home)
+
+
+def end_fleets_of_dead_test_runs() -> None:
+    """End the fleets of test runs that were killed before they could do it themselves."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            watcher = b"virtfleet.processes" in (folder / "cmdline").read_bytes().split(b"\0")
+            found = re.search(rb"(?:^|\0)" + TEST_RUN.encode() + rb"=(\d+)", (folder / "environ").read_bytes())
+        except OSError:
+            continue
+        if watcher and found and not Path(f"/proc/{found[1].decode()}").exists():
+            os.kill(int(folder.name), signal.SIGTERM)
 
 
 def _furnish(fleet: Fleet) -> None:
