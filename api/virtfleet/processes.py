@@ -233,6 +233,7 @@ class Watcher:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                process_group=0,  # what ends one process with all it started must not reach the others
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
             )
         child.started = time.monotonic()

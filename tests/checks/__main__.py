@@ -48,7 +48,9 @@ def all_checks() -> list[Check]:
     for name, quick in SUITES.items():
         folders = [f"tests/{name}", *([f"{COLLECTION}/tests/unit"] if name == "unit" else [])]
         needs = f"tests/{name}" if name in NOTHING_YET else ""
-        suites.append(Check(f"pytest-{name}", pytest(*folders), quick=quick, cheap=False, needs=needs))
+        # Only unit tests share nothing that they would fight for: ports, processors' time, labs.
+        spread = ("-n", "2") if name == "unit" else ()
+        suites.append(Check(f"pytest-{name}", pytest(*spread, *folders), quick=quick, cheap=False, needs=needs))
     return [
         Check("ruff", ("ruff", "check", *PYTHON_TREES)),
         Check("ruff-format", ("ruff", "format", "--check", *PYTHON_TREES)),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -208,10 +209,13 @@ def _made(fleet: Fleet, name: str) -> bool:
     return any(name in fleet.domains(host.name) for host in fleet.lab.hosts())
 
 
-def test_a_job_whose_worker_was_killed_runs_again_and_the_machine_exists_once(fleet: Fleet) -> None:
+@pytest.mark.parametrize("kill", [os.kill, os.killpg])
+def test_a_job_whose_worker_was_killed_runs_again_and_the_machine_exists_once(
+    fleet: Fleet, kill: Callable[[int, int], None]
+) -> None:
     answer = fleet.post("/vms", {"name": "web1", "wait_for": "agent"})
     wait_until(lambda: _made(fleet, "web1"), 60, "the domain to be there")
-    os.kill(fleet.pid_of("worker"), signal.SIGKILL)
+    kill(fleet.pid_of("worker"), signal.SIGKILL)
     job = fleet.ended(answer["job"], 150)
     assert (job["state"], job["attempt"] > 1) == ("succeeded", True), job
     found = [host.name for host in fleet.lab.hosts() if "web1" in fleet.domains(host.name)]

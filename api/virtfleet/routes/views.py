@@ -37,6 +37,14 @@ def vm(session: Session, row: Vm) -> VmOut:
     return VmOut.of(row, project=project.name if project else "", owner=owner.name if owner else "")
 
 
+def all_vms(session: Session, rows: Sequence[Vm]) -> list[VmOut]:
+    """Return machines for a list: of why each is where it is only the sentence, not every host's share in it."""
+    shown = [vm(session, row) for row in rows]
+    for each in shown:
+        each.explanation = {key: each.explanation.get(key) for key in ("chosen", "text")}
+    return shown
+
+
 def host(row: Host, state: dict[str, Any]) -> HostOut:
     """Return one host; `state` is the host in the placement state."""
     return HostOut.of(row, capacity.figures(state))

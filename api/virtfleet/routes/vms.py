@@ -48,7 +48,7 @@ def list_vms(query_data: VmQuery) -> Response:
         if query_data.zone is not None:
             query = query.where(Vm.zone_id == find(session, Zone, "zone", query_data.zone).id)
         found = page(session, query, Vm.number, limit=query_data.limit, cursor=query_data.cursor)
-        return items([views.vm(session, row) for row in found.rows], found.next)
+        return items(views.all_vms(session, found.rows), found.next)
 
 
 @blueprint.post("/vms")

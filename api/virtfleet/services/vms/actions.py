@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from virtfleet import database, settings
+from virtfleet import clock, database, settings
 from virtfleet.errors import Problem
 from virtfleet.jobs import lifecycle, queue
 from virtfleet.models import UNFINISHED, Host, Job, Vm
@@ -16,6 +16,8 @@ from virtfleet.services.auth import Principal
 ACTIONS = ("start", "stop", "reboot", "pause", "resume")
 DEFAULT_GRACE_SECONDS = 60.0
 LONGEST_GRACE_SECONDS = 3600.0
+PAUSE_SECONDS = 30.0
+"""How long a clean-up that failed rests before it is tried again."""
 
 
 def act(
@@ -94,11 +96,12 @@ def clean_up(session: Session, vms: Sequence[Vm]) -> list[Job]:
 
 def retry_cleanups() -> int:
     """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made."""
+    rested = Job.state.not_in(UNFINISHED) & (Job.ended_at < clock.after(-PAUSE_SECONDS))
     waiting = (
         select(Vm)
         .join(Host, Host.id == Vm.host_id)
         .outerjoin(Job, Job.id == Vm.job_id)
-        .where(Vm.state == "deleting", Host.state == "up", Job.id.is_(None) | Job.state.not_in(UNFINISHED))
+        .where(Vm.state == "deleting", Host.state == "up", Job.id.is_(None) | rested)
     )
     with database.read() as session:
         if session.scalars(waiting.limit(1)).first() is None:
