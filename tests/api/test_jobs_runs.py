@@ -203,6 +203,7 @@ def test_hostile_text_is_never_executed(bench: Bench) -> None:
         "\0\x1b[31m\u2028",
         "😀" * 100,
         "x" * 5000,
+        *("yes", "null", "~", "", "0x10", "1e3", "1_000", "2024-01-01", "52:54:00:41:13:12", "<<", "=", "-1"),
     ]
     with database.write() as session:
         host = session.get(Host, "hst_1")

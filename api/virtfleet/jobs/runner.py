@@ -134,9 +134,16 @@ class _UnsafeDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ign
 def _represent_text(dumper: Any, text: str) -> Any:
     # Half a surrogate pair is not text and cannot be written as UTF-8.
     whole = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    # ansible-core asks again what an `!unsafe` scalar may mean, quoted or not: `yes` would come out as true, and some MACs
+    # as numbers of base 60. Text that can mean something else cannot hold a template, and goes untagged.
+    tag = _MEANINGS.resolve(yaml.ScalarNode, whole, (True, False))
+    if tag != _TEXT and "{" not in whole:
+        return dumper.represent_scalar(_TEXT, whole, style='"')
     return dumper.represent_scalar("!unsafe", whole, style='"')
 
 
+_MEANINGS = yaml.SafeLoader("")
+_TEXT = "tag:yaml.org,2002:str"
 _UnsafeDumper.add_representer(str, _represent_text)
 _UnsafeDumper.add_multi_representer(str, _represent_text)
 
