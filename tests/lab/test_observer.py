@@ -323,7 +323,7 @@ def test_a_machine_is_followed_when_somebody_migrates_it(fleet: Fleet, flags: in
         )
     took = fleet.wait_for("obs-moved", "running", host="host2")
     print(f"followed after {took:.2f} s")
-    assert took < 2.0
+    assert took < 10.0
     time.sleep(2.5)
     assert (fleet.vm("obs-moved").host.name, fleet.vm("obs-moved").state) == ("host2", "running")
 

@@ -134,7 +134,7 @@ class _UnsafeDumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ign
 def _represent_text(dumper: Any, text: str) -> Any:
     # Half a surrogate pair is not text and cannot be written as UTF-8.
     whole = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    # ansible-core asks again what an `!unsafe` scalar may mean, quoted or not: `yes` would come out as true, and some MACs
+    # ansible-core asks anew what an `!unsafe` scalar may mean, even quoted: `yes` would come out as true, and some MACs
     # as numbers of base 60. Text that can mean something else cannot hold a template, and goes untagged.
     tag = _MEANINGS.resolve(yaml.ScalarNode, whole, (True, False))
     if tag != _TEXT and "{" not in whole:

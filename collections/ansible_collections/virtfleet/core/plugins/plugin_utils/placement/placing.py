@@ -164,7 +164,7 @@ def host_by_host(batch: Batch) -> None:
         left = []
         for request in remaining:
             shape = shape_of(request)
-            if shape in too_large or not batch.ranking.fitting(request, [number], check=True):
+            if shape in too_large or not batch.ranking.takes(request, number):
                 too_large.add(shape)
                 left.append(request)
             else:

@@ -77,17 +77,30 @@ class Ranking:
         self.columns = None if self._own else columns_for(fleet, names)
         self._shapes: dict[tuple[object, ...], _Shape] = {}
 
-    def fitting(self, request: Request, among: list[int] | None = None, *, check: bool = False) -> list[int]:
+    def fitting(self, request: Request) -> list[int]:
         """Return the hosts that can take the machine under the hard rules and the policy's own filters.
 
-        `among` are hosts known to be eligible, unless `check` says that this is still to be seen.
+        Of a group that must stand together, the first machine only gets hosts where the whole group fits; where none
+        does, all that take the machine: a part is better.
         """
+        room = self._with_room(request)
+        together = self._together(request)
+        if len(together) <= 1:
+            return room
+        return [number for number in room if self._takes_all(number, request, together)] or room
+
+    def takes(self, request: Request, number: int) -> bool:
+        """Tell whether a host is among those of `fitting`, quicker than by asking for all of them."""
+        if not self.fleet.is_eligible(self.fleet.hosts[number], request):
+            return False
+        if len(self._together(request)) > 1:
+            return number in self.fitting(request)
+        return bool(self._with_room(request, [number]))
+
+    def _with_room(self, request: Request, among: list[int] | None = None) -> list[int]:
+        """Return those of the hosts, all eligible, that take the machine by itself."""
         fleet = self.fleet
-        if among is None:
-            among = self._near(request, fleet.eligible(request))
-        elif check:
-            among = [number for number in among if fleet.is_eligible(fleet.hosts[number], request)]
-        room = fleet.with_room(request, among)
+        room = fleet.with_room(request, self._near(request, fleet.eligible(request)) if among is None else among)
         for extra in self.policy.extra:
             room = [number for number in room if extra(fleet, request, number) is None]
         return room
@@ -101,16 +114,6 @@ class Ranking:
                 near = {number for place in places for number in fleet.hosts_in(group.scope, place)}
                 among = [number for number in among if number in near]
         return among
-
-    def for_the_whole_group(self, request: Request, among: list[int]) -> list[int]:
-        """Return those of the hosts where the machine's whole group fits; all where none is: a part is better.
-
-        Only for the first machine of a group that must stand together.
-        """
-        together = self._together(request)
-        if len(together) <= 1:
-            return among
-        return [number for number in among if self._takes_all(number, request, together)] or among
 
     def _together(self, request: Request) -> list[Request]:
         """Return the machines of the batch that must stand where this one, the first of its group, will."""
@@ -173,7 +176,7 @@ class Ranking:
 
     def ranked(self, request: Request) -> list[Ranked]:
         """Return every host that can take the machine, best first; equal scores in the order of names."""
-        among = self.for_the_whole_group(request, self.fitting(request))
+        among = self.fitting(request)
         terms = self.contributions(request, among)
         scores = self.scores(request, among)
         ranked = [
@@ -229,7 +232,7 @@ class Ranking:
         return answer
 
     def _best_of_all(self, request: Request) -> int | None:
-        among = self.fitting(request)
+        among = self._with_room(request)
         if not among:
             return None
         scores = self.scores(request, among)
@@ -253,7 +256,7 @@ class Ranking:
         log = self.fleet.changed
         behind = len(log) - shape.seen
         if shape.seen < 0 or behind * REBUILD_SHARE > len(self.fleet.hosts) + REBUILD_SHARE:
-            among = self.fitting(replace(request, groups=()) if request.groups else request)
+            among = self._with_room(replace(request, groups=()) if request.groups else request)
             scores = self.scores(request, among)
             shape.score = {number: -score for number, score in zip(among, scores, strict=True)}
             shape.heap = [(score, number) for number, score in shape.score.items()]
@@ -267,7 +270,7 @@ class Ranking:
                 shape.score.pop(number, None)
             eligible = self.fleet.eligible(request)
             candidates = sorted(touched if eligible is self.fleet.everyone else touched.intersection(eligible))
-            among = self.fitting(replace(request, groups=()) if request.groups else request, candidates)
+            among = self._with_room(replace(request, groups=()) if request.groups else request, candidates)
             for number, score in zip(among, self.scores(request, among), strict=True):
                 shape.score[number] = -score
                 heapq.heappush(heap, (-score, number))
