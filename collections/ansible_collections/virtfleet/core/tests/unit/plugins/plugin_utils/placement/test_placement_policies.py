@@ -201,6 +201,38 @@ def test_a_group_that_stands_together_goes_where_all_of_it_fits() -> None:
     }
 
 
+@pytest.mark.parametrize("policy", sorted(NAMED))
+def test_under_every_policy_a_group_that_stands_together_goes_where_all_of_it_fits(policy: str) -> None:
+    # h1 comes first, but only has room for one of the two.
+    state = {
+        "schema_version": 1,
+        "hosts": [host("h1", used=12), host("h2")],
+        "groups": [{"name": "g", "rule": "affinity"}],
+    }
+    decision = place(state, [vm(f"v{n}", memory=3, groups=["g"]) for n in range(2)], policy, explain=True)
+    assert {each["request"]: each["host"] for each in decision["placements"]} == {"v0": "h2", "v1": "h2"}
+    why = decision["placements"][0]["explanation"]
+    assert [each["host"] for each in why["ranked"]] == ["h2"]
+    assert why["rejected"][0]["reasons"][0]["text"] == "not all machines of group g can stand there"
+
+
+def test_a_host_passed_over_for_a_machine_that_is_excluded_there_says_so() -> None:
+    state = {
+        "schema_version": 1,
+        "hosts": [host("h0"), host("h1")],
+        "groups": [{"name": "one", "rule": "affinity"}],
+    }
+    requests = [vm("new0", groups=["one"]), vm("new1", groups=["one"], exclude=["h1"])]
+    for each in place(state, requests, "balanced", explain=True)["placements"]:
+        why = each["explanation"]
+        assert (each["host"], [one["host"] for one in why["rejected"]]) == ("h0", ["h1"])
+    codes = [
+        each["explanation"]["rejected"][0]["reasons"][0]["code"]
+        for each in place(state, requests, "balanced", explain=True)["placements"]
+    ]
+    assert codes == ["affinity", "excluded"]
+
+
 def test_fault_domains_of_a_group_do_not_share_a_rack() -> None:
     hosts = [host(f"h{n}", rack=f"r{n // 2}") for n in range(4)]
     state = {"schema_version": 1, "hosts": hosts, "groups": [{"name": "g", "rule": "domains"}]}

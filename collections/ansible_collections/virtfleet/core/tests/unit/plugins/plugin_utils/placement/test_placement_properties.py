@@ -194,6 +194,8 @@ def test_explaining_changes_nothing_and_every_score_is_the_sum_of_its_terms(data
         why = each["explanation"]
         hosts = {one["host"] for one in why["ranked"]} | {one["host"] for one in why["rejected"]}
         assert hosts == {host["name"] for host in state["hosts"]}
+        assert len(why["ranked"]) + len(why["rejected"]) == len(hosts)
+        assert why["chosen"] is None or why["chosen"] in {one["host"] for one in why["ranked"]}
         for ranked in why["ranked"]:
             assert sum(ranked["terms"].values()) == pytest.approx(ranked["score"], abs=1e-9)
         for rejected in why["rejected"]:
