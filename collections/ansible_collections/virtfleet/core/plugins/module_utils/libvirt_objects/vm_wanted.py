@@ -1,0 +1,123 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One machine as it is wanted: the options of module vm, checked before anything reaches a host."""
+
+from __future__ import annotations
+
+import uuid as uuids
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, shown
+from ansible_collections.virtfleet.core.plugins.module_utils.units import about, parse_size
+
+MAX_VCPUS = 4096
+"""No host offers more. libvirtd 9.0 aborts on a number that it cannot allocate (-1 was seen to kill it)."""
+MIN_MEMORY_BYTES = 2**20
+MAX_MEMORY_BYTES = 2**50
+MAX_DISKS = 25
+"""vda to vdz, one of them for the seed."""
+LONGEST_GRACE_SECONDS = 86400.0
+_KIB = 1024
+
+
+@dataclass
+class Wanted:
+    """One machine as the module's options give it, checked. `name` is empty when only the UUID is given."""
+
+    options: dict[str, Any]
+    name: str
+    uuid: str | None
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Wanted:
+        """Check one set of options. Raises VirtfleetError `invalid`."""
+        name, uuid = options.get("name"), options.get("uuid")
+        if name is None and uuid is None:
+            raise VirtfleetError("find a machine", "neither a name nor a uuid is given", "Give one of them.", "invalid")
+        if uuid is not None:
+            uuid = check_uuid(uuid)
+        wanted = cls(options, check_name(name, "machine") if name is not None else "", uuid)
+        wanted._check_numbers()
+        return wanted
+
+    def _check_numbers(self) -> None:
+        options, wanted = self.options, f"work on machine {self.name or self.uuid}"
+        vcpus, grace, disks = options["vcpus"], options["grace"], options["disks"] or []
+        if vcpus is not None and not 1 <= vcpus <= MAX_VCPUS:
+            raise VirtfleetError(wanted, f"it cannot have {vcpus} vCPUs", f"Use 1 to {MAX_VCPUS}.", "invalid")
+        memory = self.memory_bytes
+        if memory is not None and not MIN_MEMORY_BYTES <= memory <= MAX_MEMORY_BYTES:
+            limits = f"Use {about(MIN_MEMORY_BYTES)} to {about(MAX_MEMORY_BYTES)}."
+            raise VirtfleetError(wanted, f"it cannot have {about(memory)} of memory", limits, "invalid")
+        if not 0 <= grace <= LONGEST_GRACE_SECONDS:  # also false for what is no number (nan)
+            hint = f"Use 0 to {LONGEST_GRACE_SECONDS:g} seconds."
+            raise VirtfleetError(wanted, f"nobody can wait {grace} seconds as grace", hint, "invalid")
+        if len(disks) > MAX_DISKS:
+            raise VirtfleetError(wanted, f"{len(disks)} disks are too many", f"Use at most {MAX_DISKS}.", "invalid")
+
+    @property
+    def state(self) -> str:
+        """The wanted state."""
+        return str(self.options["state"])
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt, 0 when nobody counts."""
+        attempt = (self.options.get("metadata") or {}).get("attempt")
+        return attempt if isinstance(attempt, int) and not isinstance(attempt, bool) else 0
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The wanted memory in whole KiB, as libvirt counts; None when none is given."""
+        if self.options["memory"] is None:
+            return None
+        size = parse_size(self.options["memory"], "the memory of a machine")
+        return -(-size // _KIB) * _KIB
+
+    @property
+    def fixed_addresses(self) -> list[str]:
+        """The addresses, with prefix length, that its cards are given; those with DHCP have none."""
+        return [nic["address"] for nic in self.options["networks"] or [] if nic["address"]]
+
+
+@dataclass
+class Done:
+    """What was (or in check mode would be) done with one machine."""
+
+    changed: bool
+    vm: dict[str, Any] | None
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    differences: list[dict[str, Any]] = field(default_factory=list)
+
+
+def check_uuid(uuid: str) -> str:
+    """Return a UUID as libvirt writes it. Raises VirtfleetError `invalid`."""
+    try:
+        return str(uuids.UUID(uuid))
+    except ValueError:
+        hint = "Write it like 5c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c11, or leave it out."
+        raise VirtfleetError(f"use {shown(uuid)} as a UUID", "it is not one", hint, "invalid") from None
+
+
+def check_distinct(machines: Sequence[dict[str, Any]]) -> None:
+    """Refuse a list that names a machine twice: both would be worked on at once. Raises VirtfleetError `invalid`."""
+    for key, plain in (("name", str), ("uuid", check_uuid)):
+        values = [plain(machine[key]) for machine in machines if machine[key]]
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            named = ", ".join(shown(value) for value in twice[:3])
+            hint = "Name each machine once, with the state that it is to end in."
+            raise VirtfleetError("work on several machines", f"the list has {key} {named} twice", hint, "invalid")
+
+
+def source_of(nic: dict[str, Any]) -> tuple[str, str]:
+    """Return what a card is joined to: bridge or network, and its name. Raises VirtfleetError `invalid`."""
+    if (nic["bridge"] is None) == (nic["network"] is None):
+        hint = "Give each of networks a bridge or a network."
+        raise VirtfleetError("join a machine to a network", "it needs just one of bridge and network", hint, "invalid")
+    return ("bridge", nic["bridge"]) if nic["bridge"] is not None else ("network", nic["network"])
