@@ -7,27 +7,28 @@ lease only saves the double work.
 import importlib
 import logging
 import os
+import secrets as randomness
 import select
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, func
 from sqlalchemy import select as choose
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import aliased
 
 from virtfleet import clock, database, migrations, settings
 from virtfleet.jobs import queue, reaper, runner
-from virtfleet.models import UNFINISHED, Change, IdempotencyKey, Job, Lease
+from virtfleet.models import UNFINISHED, Change, IdempotencyKey, Job, JobDependency, Lease
 
 LEASE = "controller"
 """The row of `leases` that says who leads, until when."""
 TICK_SECONDS = 0.5
 DAY_SECONDS = 86_400.0
-RETENTION_SECONDS = 600.0
+RETENTION_SECONDS = 300.0
 CLEANUP_SECONDS = 10.0
 MOST_AT_ONCE = 500
 """Jobs that one round of retention forgets: the write lock is everybody's."""
@@ -35,24 +36,35 @@ MOST_AT_ONCE = 500
 log = logging.getLogger("virtfleet.controller")
 
 
-def forget_old(now: Callable[[float], Any] = clock.after) -> int:
-    """Remove jobs with their events and folders, changes and kept answers older than the settings say; return how many.
+def forget_old() -> int:
+    """Remove jobs with their events and folders, changes and kept answers older than the settings say.
 
-    `now` gives the moment so many seconds from the present. The audit trail stays.
+    Returns how many jobs went, at most MOST_AT_ONCE; the next round goes on. The audit trail stays. A job that an
+    unfinished one needs stays too: without its row nobody could tell whether it had succeeded.
     """
     chosen = settings.load()
-    before = now(-chosen.keep_jobs_days * DAY_SECONDS)
-    with database.write() as session:
-        old = choose(Job.id).where(Job.state.not_in(UNFINISHED), Job.ended_at < before).limit(MOST_AT_ONCE)
-        gone = list(session.scalars(old))
-        # Their events, locks and dependencies go with them.
-        session.execute(delete(Job).where(Job.id.in_(gone)))
-        session.execute(delete(Change).where(Change.time < before))
-        session.execute(
-            delete(IdempotencyKey).where(IdempotencyKey.created_at < now(-chosen.keep_answers_days * DAY_SECONDS))
-        )
+    before = clock.after(-chosen.keep_jobs_days * DAY_SECONDS)
+    waiting = aliased(Job)
+    needed = (
+        choose(JobDependency.needs_id)
+        .join(waiting, waiting.id == JobDependency.job_id)
+        .where(waiting.state.in_(UNFINISHED))
+    )
+    old = Job.state.not_in(UNFINISHED) & (Job.ended_at < before) & Job.id.not_in(needed)
+    # Looked for without the write lock, which is everybody's.
+    with database.read() as session:
+        gone = list(session.scalars(choose(Job.id).where(old).order_by(Job.number).limit(MOST_AT_ONCE)))
+        last = session.scalar(choose(func.max(Change.seq)).where(Change.time < before))
+    # Folders first: whoever dies in between finds the rows again, but nobody would find a folder without a row.
     for job_id in gone:
         runner.forget(job_id)
+    answers = IdempotencyKey.created_at < clock.after(-chosen.keep_answers_days * DAY_SECONDS)
+    with database.write() as session:
+        # Their events, locks and dependencies go with them.
+        session.execute(delete(Job).where(Job.id.in_(gone)))
+        if last is not None:
+            session.execute(delete(Change).where(Change.seq <= last))
+        session.execute(delete(IdempotencyKey).where(answers))
     return len(gone)
 
 
@@ -70,7 +82,8 @@ class Controller:
     """Leads when it can, and does its duties while it does."""
 
     def __init__(self, duties: list[Duty], lease_seconds: float) -> None:
-        self._me = f"{socket.gethostname()}/{os.getpid()}"
+        # A number alone may be that of a controller in another container.
+        self._me = f"{reaper.machine()}/{os.getpid()}-{randomness.token_hex(4)}"
         self._duties = duties
         self._lease_seconds = lease_seconds
         self._leading = False
@@ -111,9 +124,14 @@ class Controller:
 
     def close(self) -> None:
         """Give the lease back, so that the other one need not wait for its end."""
-        if self._leading:
+        if not self._leading:
+            return
+        self._leading = False
+        try:
             with database.write() as session:
                 session.execute(delete(Lease).where(Lease.name == LEASE, Lease.holder == self._me))
+        except SQLAlchemyError:
+            log.exception("the lease could not be given back; it ends by itself")
 
 
 def duties() -> list[Duty]:
