@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _LEAST_SECTORS = 64
 _MOMENT = bytes([100, 1, 1, 0, 0, 0, 0])
 """2000-01-01: an image of equal content is equal."""
 _NO_MOMENT = b"0" * 16 + b"\0"
+_NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""What YAML does not read as it stands (its section 5.1), or takes for the end of a line."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,15 @@ def _block(value: Any, indent: str) -> list[str]:
         if isinstance(each, Mapping):
             lines += [f"{indent}{key}:", *_block(each, indent + "  ")]
         elif isinstance(each, list):
-            lines += [f"{indent}{key}:", *(f"{indent}  - {json.dumps(item, ensure_ascii=False)}" for item in each)]
+            lines += [f"{indent}{key}:", *(f"{indent}  - {_quoted(item)}" for item in each)]
         else:
-            lines.append(f"{indent}{key}: {json.dumps(each, ensure_ascii=False)}")
+            lines.append(f"{indent}{key}: {_quoted(each)}")
     return lines
+
+
+def _quoted(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return _NOT_PLAIN_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def image(content: Mapping[str, bytes]) -> bytes:

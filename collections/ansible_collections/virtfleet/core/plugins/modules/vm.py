@@ -13,7 +13,8 @@ version_added: 0.1.0
 description:
   - Makes machines with their disks and cloud-init seed, starts, stops, pauses, reboots and removes them.
   - Several machines of one host are given as O(vms) and worked on side by side; one that fails stops no other.
-  - When making a machine fails, all that was made for it is removed again.
+  - When making a machine fails, all that was made for it is removed again. A disk with data in it, kept from an earlier
+    machine, is never replaced.
   - An existing machine's vCPUs, memory and networks are not changed; C(differences) of the result tells of them.
 options:
   name:
@@ -139,6 +140,11 @@ options:
     description: Whether to cut the power, or press reset, when the machine did not obey in time.
     type: bool
     default: false
+  managed_only:
+    description:
+      - Whether to refuse a machine that is there but was not made by virtfleet, which its metadata would say.
+    type: bool
+    default: false
   delete_volumes:
     description: Volumes to delete with the machine. One that others need is refused.
     type: list
@@ -161,7 +167,9 @@ options:
   vms:
     description:
       - Several machines, each with the options of one.
-      - O(state), O(accel), O(wait_for), O(grace), O(force) and O(delete_made_volumes) hold for each that has none.
+      - O(state), O(accel), O(wait_for), O(grace), O(force), O(managed_only) and O(delete_made_volumes) hold for each
+        that has none.
+      - No machine may stand in it twice.
     type: list
     elements: dict
     suboptions:
@@ -283,6 +291,10 @@ options:
       force:
         description: Whether to cut the power, or press reset, when the machine did not obey in time.
         type: bool
+      managed_only:
+        description:
+          - Whether to refuse a machine that is there but was not made by virtfleet, which its metadata would say.
+        type: bool
       delete_volumes:
         description: Volumes to delete with the machine. One that others need is refused.
         type: list
@@ -374,10 +386,10 @@ import copy
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded, opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_recipe
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_recipe import Wanted
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Wanted, check_distinct
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -389,6 +401,9 @@ except ImportError:
 
 THREADS = 4
 """Machines worked on at the same time; libvirt's daemon takes five requests of one client at once."""
+
+UNDO_SECONDS = 45.0
+"""What a machine may take longer than the deadline, to take back what was made; after that libvirt itself hangs."""
 
 STATES = ["present", "running", "stopped", "paused", "restarted", "absent"]
 VOLUME = {"pool": {"type": "str", "required": True}, "name": {"type": "str", "required": True}}
@@ -439,10 +454,11 @@ ONE: dict[str, Any] = {
     "wait_for": {"type": "str", "choices": ["none", "running", "address", "agent"], "default": "running"},
     "grace": {"type": "float", "default": 60.0},
     "force": {"type": "bool", "default": False},
+    "managed_only": {"type": "bool", "default": False},
     "delete_volumes": {"type": "list", "elements": "dict", "options": VOLUME},
     "delete_made_volumes": {"type": "bool", "default": False},
 }
-FOR_ALL = ("state", "accel", "wait_for", "grace", "force", "delete_made_volumes")
+FOR_ALL = ("state", "accel", "wait_for", "grace", "force", "managed_only", "delete_made_volumes")
 """Options that a machine of `vms` has from beside the list when it has none of its own."""
 
 
@@ -462,6 +478,8 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     many = params["vms"] is not None
     beside = {name: params[name] for name in FOR_ALL}
     asked = [_filled(each, beside) for each in params["vms"]] if many else [{name: params[name] for name in ONE}]
+    if many:
+        check_distinct(asked)
     whole, connecting = deadlines(params)
     with opened_host(params["uri"], connecting) as connection:
         if many and len(asked) > 1:
@@ -492,23 +510,32 @@ def _one(
 ) -> tuple[dict[str, Any], VirtfleetError | None, dict[str, Any] | None, dict[str, Any] | None]:
     """Bring one machine into its state; return what to show, its error, and what was before and is after."""
     named = {"name": options["name"], "uuid": options["uuid"]}
+    label = f"finish machine {options['name'] or options['uuid']}"
     try:
-        done = vm_recipe.bring(connection, Wanted.of(options), check=check, deadline=deadline)
+        if deadline.passed:
+            hint = "Allow more time with the option timeout, or name fewer machines."
+            raise VirtfleetError(label, "no time was left to begin with it", hint, "timeout", {"cleaned": True})
+        done = bounded(
+            lambda: vm_recipe.bring(connection, Wanted.of(options), check=check, deadline=deadline),
+            Deadline(deadline.left() + UNDO_SECONDS),
+            label,
+        )
     except VirtfleetError as error:
         failed = error
     except libvirtError as error:
-        failed = translate(error, f"finish machine {options['name'] or options['uuid']}")
+        failed = translate(error, label)
+    except Exception as error:  # a defect of ours must not take the other machines' results along
+        failed = VirtfleetError(label, f"{type(error).__name__}: {error}", "This is a defect: please report it.")
     else:
         shown = {**named, **(done.vm or {}), "changed": done.changed, "differences": done.differences}
         return shown, None, done.before, done.after
-    cleaned = failed.values.get("cleaned", False)
     shown = {
         **named,
-        "changed": False,
+        "changed": failed.values.get("changed", False),
         "failed": True,
         "msg": str(failed),
         "error": failed.as_dict(),
-        "cleaned": cleaned,
+        "cleaned": failed.values.get("cleaned", False),
     }
     return shown, failed, None, None
 

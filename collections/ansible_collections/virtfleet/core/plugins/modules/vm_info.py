@@ -14,7 +14,9 @@ description:
   - Reads all machines of a host, or those that are named. Changes nothing.
 options:
   vms:
-    description: The machines to read, by name or UUID; all when left out. One that is not there is left out, too.
+    description:
+      - The machines to read, by UUID, or by name when no UUID is given; all when left out.
+      - One that is not there is left out. So is one of that name that has another UUID.
     type: list
     elements: dict
     suboptions:
@@ -65,13 +67,25 @@ vms:
       vcpus: 1
       memory_bytes: 536870912
       addresses: [10.78.0.20]
+positions:
+  description: Which of O(vms) are there, as positions in that list, from 0 on.
+  returned: when O(vms) was given
+  type: list
+  elements: int
+  sample: [0]
 """
 
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
+
+try:
+    import libvirt
+except ImportError:
+    libvirt = None
 
 SPEC: dict[str, Any] = {
     **COMMON,
@@ -84,19 +98,27 @@ RULES: dict[str, Any] = {}
 def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     """Read the machines."""
     _whole, connecting = deadlines(params)
+    values: dict[str, Any] = {}
     with opened_host(params["uri"], connecting) as connection:
         if params["vms"] is None:
             found = vms.all_of(connection)
         else:
-            domains = [vms.find(connection, each["name"], each["uuid"]) for each in params["vms"]]
-            described = [vms.describe(domain) for domain in domains if domain is not None]
-            found = sorted(described, key=lambda machine: str(machine["name"]))
+            asked = [_found(connection, each) for each in params["vms"]]
+            values["positions"] = [position for position, domain in enumerate(asked) if domain is not None]
+            described = {domain.UUIDString(): vms.describe(domain) for domain in asked if domain is not None}
+            found = sorted(described.values(), key=lambda machine: str(machine["name"]))
         if params["addresses"]:
             for machine in found:
                 if machine["state"] == "running":
                     domain = vms.find(connection, None, machine["uuid"])
                     machine["addresses"] = vms.addresses_of(domain) if domain is not None else []
-    return Result(False, {"vms": found})
+    return Result(False, {"vms": found, **values})
+
+
+def _found(connection: libvirt.virConnect, asked: dict[str, Any]) -> libvirt.virDomain | None:
+    """Return a machine by its UUID, or by its name when it has none."""
+    name, uuid = identity(asked["name"], asked["uuid"])
+    return vms.find(connection, name if uuid is None else None, uuid)
 
 
 def main() -> None:

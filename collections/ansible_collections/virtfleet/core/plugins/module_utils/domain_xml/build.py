@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from string import ascii_lowercase
 
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 TRANSLATION_CACHE_MIB = 32
 """The cache of translated code: of QEMU's own choice, 1 GiB, an emulated machine reboots three times slower."""
+_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def build(spec: VmSpec) -> str:
-    """Return the `<domain>` document of a machine."""
+    """Return the `<domain>` document of a machine.
+
+    Raises VirtfleetError `invalid` for characters that XML 1.0 cannot carry, such as NUL.
+    """
     root = ET.Element("domain", type=spec.virt_type)
     _text(root, "name", spec.name)
     _text(root, "uuid", spec.uuid)
@@ -53,7 +59,12 @@ def build(spec: VmSpec) -> str:
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
     ET.SubElement(devices, "memballoon", model="virtio")
-    return ET.tostring(root, encoding="unicode")
+    document = ET.tostring(root, encoding="unicode")
+    found = _NOT_IN_XML.search(document)
+    if found is not None:
+        text = f"an option holds the character {found[0]!r}, which XML cannot carry"
+        raise VirtfleetError(f"describe machine {spec.name} to libvirt", text, "Leave it out.", "invalid")
+    return document
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Element:

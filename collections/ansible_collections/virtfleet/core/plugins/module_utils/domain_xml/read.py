@@ -14,10 +14,10 @@ _UNITS = {"b": 1, "bytes": 1, "KiB": 2**10, "k": 2**10, "MiB": 2**20, "M": 2**20
 
 
 def read(document: str) -> dict[str, Any]:
-    """Return `{name, uuid, vcpus, memory_bytes, type, machine, disks, networks, metadata, made_volumes}`.
+    """Return `{name, uuid, vcpus, memory_bytes, type, machine, disks, networks, metadata, made_volumes, managed}`.
 
     disks: `[{target, bus, device, source, format, serial, read_only}]`,
-    networks: `[{kind, source, mac, model, device}]`.
+    networks: `[{kind, source, mac, model, device}]`. `managed` is whether virtfleet made it.
     """
     root = ET.fromstring(document)
     kept = metadata.read(document)
@@ -33,6 +33,7 @@ def read(document: str) -> dict[str, Any]:
         "networks": [_nic(nic) for nic in root.iterfind("devices/interface")],
         "metadata": {key: value for key, value in kept.items() if key != "made_volumes"},
         "made_volumes": kept.get("made_volumes") or [],
+        "managed": bool(kept),
     }
 
 

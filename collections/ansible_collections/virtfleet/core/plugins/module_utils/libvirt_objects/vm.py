@@ -1,20 +1,21 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Machines: found, described, started, stopped, removed. Making one is `vm_recipe`'s."""
+"""Machines: found, described, started, stopped, removed. Making one is `vm_making`'s."""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
 import json
+import re
 import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.module_utils.connection import domain_events
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded, domain_events
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import read
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import AGENT_CHANNEL
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
@@ -31,6 +32,9 @@ except ImportError:
 ASK_AGAIN_SECONDS = 5.0
 """A machine that is still booting hears no power button: it is pressed again."""
 AGENT_SECONDS = 2
+MAX_ADDRESSES = 64
+"""What is inside a machine may say anything: more than this of it is not worth carrying on."""
+_OWN_VOLUME = re.compile(r"root|disk[0-9]+|seed\.iso")
 _STATES = {1: "running", 2: "running", 3: "paused", 4: "running", 5: "stopped", 6: "crashed", 7: "paused"}
 
 
@@ -91,18 +95,37 @@ def all_of(connection: libvirt.virConnect) -> list[dict[str, Any]]:
 
 def addresses_of(domain: libvirt.virDomain) -> list[str]:
     """Return the addresses that leases, agent or the host's ARP table know; without loopback and link-local ones."""
-    found: dict[str, None] = {}
-    sources = [libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP]
-    if agent_connected(domain):
-        sources.insert(0, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
-    for source in sources:
+    said = _agent_addresses(domain) if agent_connected(domain) else []
+    for source in (libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP):
         with contextlib.suppress(libvirtError):
             for card in domain.interfaceAddresses(source, 0).values():
-                for each in card.get("addrs") or []:
-                    address = ipaddress.ip_address(each["addr"])
-                    if not (address.is_loopback or address.is_link_local):
-                        found[str(address)] = None
-    return list(found)
+                said += [each["addr"] for each in card.get("addrs") or []]
+    found: dict[str, None] = {}
+    for text in said:
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(text)
+            if not (address.is_loopback or address.is_link_local):
+                found[str(address)] = None
+    return list(found)[:MAX_ADDRESSES]
+
+
+def _agent_addresses(domain: libvirt.virDomain) -> list[str]:
+    """Return what the agent inside the machine says, which may be anything; nothing when it does not answer."""
+    cards = _ask_agent(domain, "guest-network-get-interfaces")
+    try:
+        return [str(each["ip-address"]) for card in cards for each in card.get("ip-addresses") or []]
+    except (AttributeError, KeyError, TypeError):
+        return []
+
+
+def _ask_agent(domain: libvirt.virDomain, command: str) -> Any:
+    """Return an agent's answer, or None. libvirt's own call for addresses would wait for a silent agent for ever."""
+    try:
+        answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": command}), AGENT_SECONDS, 0)
+        said = json.loads(answer)
+    except (libvirtError, ValueError):
+        return None
+    return said.get("return") if isinstance(said, dict) else None
 
 
 def agent_connected(domain: libvirt.virDomain) -> bool:
@@ -116,13 +139,7 @@ def agent_connected(domain: libvirt.virDomain) -> bool:
 
 def agent_answers(domain: libvirt.virDomain) -> bool:
     """Tell whether the agent inside the machine answers."""
-    if not agent_connected(domain):
-        return False
-    try:
-        answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": "guest-ping"}), AGENT_SECONDS, 0)
-    except libvirtError:
-        return False
-    return "return" in answer
+    return agent_connected(domain) and _ask_agent(domain, "guest-ping") is not None
 
 
 def await_guest(
@@ -260,8 +277,9 @@ def _obeys(
         if patience.passed:
             return False
         if time.monotonic() - asked >= ASK_AGAIN_SECONDS:
-            with contextlib.suppress(libvirtError):  # refused while it boots, or because it is just ending
-                ask(0)
+            # Refused while it boots, or because it is just ending. A silent agent is waited for longer than we may.
+            with contextlib.suppress(libvirtError, VirtfleetError):
+                bounded(lambda: ask(0), patience, f"reach machine {domain.name()}")
             asked = time.monotonic()
         event.wait(min(0.5, patience.left()))
         if not done():
@@ -296,7 +314,7 @@ def leftovers(connection: libvirt.virConnect, name: str, uuid: str) -> list[dict
         {"pool": pool.name(), "name": volume}
         for pool in _active_pools(connection)
         for volume in pool.listVolumes()
-        if volume.startswith(prefix)
+        if volume.startswith(prefix) and _OWN_VOLUME.fullmatch(volume.removeprefix(prefix))
     ]
 
 

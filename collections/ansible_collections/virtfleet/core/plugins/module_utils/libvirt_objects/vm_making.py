@@ -77,9 +77,7 @@ def make(connection: libvirt.virConnect, wanted: Wanted, *, check: bool, deadlin
         raise
 
 
-def _define(
-    connection: libvirt.virConnect, wanted: Wanted, uuid: str, document: str, undo: _Undo
-) -> libvirt.virDomain:
+def _define(connection: libvirt.virConnect, wanted: Wanted, uuid: str, document: str, undo: _Undo) -> libvirt.virDomain:
     """Define the machine, unless another run was quicker: libvirt would replace that one's definition silently."""
     if vms.find(connection, wanted.name, uuid) is not None:
         undo.forget()  # the volumes are that run's now: they have the same names

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import PurePosixPath
@@ -50,6 +49,7 @@ def _change(
     connection: libvirt.virConnect, wanted: Wanted, domain: libvirt.virDomain, *, check: bool, deadline: Deadline
 ) -> Done:
     facts = vms.describe(domain)
+    _refuse_unmanaged(wanted, facts)
     _refuse_older(wanted, facts)
     options, state, goal = wanted.options, facts["state"], wanted.state
     todo = _step(connection, wanted, domain, state, deadline)
@@ -59,11 +59,20 @@ def _change(
     before, after = _shown(facts), {"name": facts["name"], "state": after_state}
     if check:
         return Done(changed, {**facts, "state": after_state}, before, after, differences)
-    if todo is not None:
-        todo()
     addresses: list[str] = []
-    if after_state == "running" and options["wait_for"] in ("address", "agent"):
-        addresses = vms.await_guest(connection, domain, options["wait_for"], _fixed(options), deadline)
+    acted = False
+    try:
+        if todo is not None:
+            todo()
+            acted = True
+        if after_state == "running":
+            addresses = vms.await_guest(connection, domain, options["wait_for"], wanted.fixed_addresses, deadline)
+    except VirtfleetError as error:
+        with contextlib.suppress(libvirtError):
+            error.values["changed"] = acted or vms.state_of(domain) != state
+        if acted and error.code == "timeout":
+            error.hint = f"{error.hint} The machine is left running.".lstrip()
+        raise
     return Done(changed, vms.describe(domain, addresses), before, after, differences)
 
 
@@ -88,6 +97,16 @@ def _step(
     return steps.get(("off" if state in ("stopped", "crashed") else state, goal))
 
 
+def _refuse_unmanaged(wanted: Wanted, facts: dict[str, Any]) -> None:
+    if wanted.options["managed_only"] and not facts["managed"]:
+        raise VirtfleetError(
+            f"work on machine {facts['name']}",
+            "virtfleet did not make it: it has no metadata of ours",
+            "Leave it to whoever made it, or set managed_only to false (of a playbook: virtfleet_force_unmanaged).",
+            "refused",
+        )
+
+
 def _refuse_older(wanted: Wanted, facts: dict[str, Any]) -> None:
     kept = facts["metadata"].get("attempt")
     if wanted.attempt and isinstance(kept, int) and wanted.attempt < kept:
@@ -104,41 +123,23 @@ def _differences(wanted: Wanted, facts: dict[str, Any]) -> list[dict[str, Any]]:
     options, found = wanted.options, []
     if options["vcpus"] is not None and options["vcpus"] != facts["vcpus"]:
         found.append({"what": "vcpus", "is": facts["vcpus"], "wanted": options["vcpus"]})
-    if options["memory"] is not None:
-        memory = _memory(options["memory"])
-        if memory != facts["memory_bytes"]:
-            found.append({"what": "memory_bytes", "is": facts["memory_bytes"], "wanted": memory})
+    memory = wanted.memory_bytes
+    if memory is not None and memory != facts["memory_bytes"]:
+        found.append({"what": "memory_bytes", "is": facts["memory_bytes"], "wanted": memory})
     if options["networks"] is not None:
-        is_, should = [nic["source"] for nic in facts["networks"]], [_source(nic)[1] for nic in options["networks"]]
+        is_, should = [nic["source"] for nic in facts["networks"]], [source_of(nic)[1] for nic in options["networks"]]
         if is_ != should:
             found.append({"what": "networks", "is": is_, "wanted": should})
     return found
 
 
-def _memory(text: str) -> int:
-    size = parse_size(text, "the memory of a machine")
-    return -(-size // _KIB) * _KIB
-
-
-def _source(nic: dict[str, Any]) -> tuple[str, str]:
-    if (nic["bridge"] is None) == (nic["network"] is None):
-        hint = "Give each of networks a bridge or a network."
-        raise VirtfleetError("join a machine to a network", "it needs just one of bridge and network", hint, "invalid")
-    return ("bridge", nic["bridge"]) if nic["bridge"] is not None else ("network", nic["network"])
-
-
-def _fixed(options: dict[str, Any]) -> list[str]:
-    return [nic["address"] for nic in options["networks"] or [] if nic["address"]]
-
-
 def _remove(connection: libvirt.virConnect, wanted: Wanted, domain: libvirt.virDomain | None, *, check: bool) -> Done:
     listed = list(wanted.options["delete_volumes"] or [])
     facts = vms.describe(domain) if domain is not None else None
+    if facts is not None:
+        _refuse_unmanaged(wanted, facts)
     if wanted.options["delete_made_volumes"]:
-        listed += facts["made_volumes"] if facts else []
-        name, uuid = (facts["name"], facts["uuid"]) if facts else (wanted.name, wanted.uuid)
-        if name and uuid:
-            listed += vms.leftovers(connection, name, uuid)
+        listed += _made_for(connection, wanted, facts)
     unique = [dict(each) for each in {(each["pool"], each["name"]): each for each in listed}.values()]
     going = vms.removable(connection, facts["name"] if facts else None, unique)
     changed = domain is not None or bool(going)
@@ -148,8 +149,20 @@ def _remove(connection: libvirt.virConnect, wanted: Wanted, domain: libvirt.virD
     if not check and changed:
         if domain is not None:
             vms.destroy(domain)
-            vms.undefine(domain)
         for pool, name in going:
             volumes.delete(pool, name)
+        if domain is not None:
+            # Last, for its metadata name the volumes: a run that is cut off here can be repeated.
+            vms.undefine(domain)
     gone = {"name": facts["name"] if facts else wanted.name, "uuid": facts["uuid"] if facts else wanted.uuid}
     return Done(changed, {**gone, "state": "absent", "deleted_volumes": [name for _pool, name in going]}, before, None)
+
+
+def _made_for(connection: libvirt.virConnect, wanted: Wanted, facts: dict[str, Any] | None) -> list[dict[str, str]]:
+    """Return the volumes made for a machine, by its metadata, and what broken runs left of such, by their names."""
+    if facts is None:
+        return vms.leftovers(connection, wanted.name, wanted.uuid) if wanted.name and wanted.uuid else []
+    made = list(facts["made_volumes"])
+    attached = {PurePosixPath(disk["source"] or "").name for disk in facts["disks"]} - {each["name"] for each in made}
+    left = vms.leftovers(connection, facts["name"], facts["uuid"])
+    return made + [each for each in left if each["name"] not in attached]

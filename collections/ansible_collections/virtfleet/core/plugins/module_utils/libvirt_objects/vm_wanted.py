@@ -35,12 +35,8 @@ class Wanted:
     @classmethod
     def of(cls, options: dict[str, Any]) -> Wanted:
         """Check one set of options. Raises VirtfleetError `invalid`."""
-        name, uuid = options.get("name"), options.get("uuid")
-        if name is None and uuid is None:
-            raise VirtfleetError("find a machine", "neither a name nor a uuid is given", "Give one of them.", "invalid")
-        if uuid is not None:
-            uuid = check_uuid(uuid)
-        wanted = cls(options, check_name(name, "machine") if name is not None else "", uuid)
+        name, uuid = identity(options["name"], options["uuid"])
+        wanted = cls(options, name or "", uuid)
         wanted._check_numbers()
         return wanted
 
@@ -93,6 +89,13 @@ class Done:
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
     differences: list[dict[str, Any]] = field(default_factory=list)
+
+
+def identity(name: str | None, uuid: str | None) -> tuple[str | None, str | None]:
+    """Return the name and UUID of a machine, checked; one of them must be given. Raises VirtfleetError `invalid`."""
+    if name is None and uuid is None:
+        raise VirtfleetError("find a machine", "neither a name nor a uuid is given", "Give one of them.", "invalid")
+    return check_name(name, "machine") if name is not None else None, check_uuid(uuid) if uuid is not None else None
 
 
 def check_uuid(uuid: str) -> str:
