@@ -9,8 +9,6 @@ The exit status is 1 when a goal is missed that is not listed in SHORT, with the
 """
 
 import argparse
-import csv
-import json
 import random
 import re
 import resource
@@ -21,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 # Alone, this file needs nothing but the collection; so it can be run by a Python that has numpy, too.
@@ -33,7 +30,8 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import ( 
     import_htools,
     place,
     rebalance,
-    scale,
+    replay,
+    replay_loads,
     vectors,
 )
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import (  # noqa: E402
@@ -41,14 +39,18 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema im
     read_requests,
     read_state,
 )
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.states import after  # noqa: E402
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.traces import (  # noqa: E402
+    VCPU_MILLI,
+    hosts_of_one_size,
+    read_loads_trace,
+    read_machines_trace,
+    read_requests_trace,
+)
 
 GIB = 2**30
 MIB = 2**20
-HUAWEI_RULES = {
-    "affinity": ("affinity", "rack"),
-    "anti-affinity": ("anti-affinity", "host"),
-    "fault_domain": ("domains", "rack"),
-}
+LOAD_STEP_SECONDS = 300.0
 PEER_SECONDS = 120
 
 SHORT = {
@@ -158,115 +160,37 @@ def one_by_one(_folder: Path) -> Iterator[Result]:
 
 
 def openb(folder: Path) -> Iterator[Result]:
-    """Pack a production cluster's CPU-only requests."""
-    with (folder / "openb/openb_pod_list_cpu250.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["num_gpu"] == "0"]
-    # In thousandths of a vCPU, as the file counts.
-    requests = [
-        {"id": row["name"], "vcpus": int(row["cpu_milli"]), "memory_bytes": int(row["memory_mib"]) * MIB}
-        for row in rows
-    ]
-    hosts = [
-        {"name": f"h{n}", "vcpus": {"total": 96000}, "memory": {"total_bytes": 384 * GIB}}
-        for n in range(len(rows) // 4)
-    ]
+    """Pack a production cluster's CPU-only requests, as if all lived at one time."""
+    arrivals, _left_out = read_machines_trace((folder / "openb/openb_pod_list_cpu250.csv").read_text())
     start = cpu()
-    decision = place({"schema_version": 1, "hosts": hosts}, requests, "densest")
+    hosts = hosts_of_one_size(len(arrivals) // 4, 96 * VCPU_MILLI, 384 * GIB)
+    answer = replay(hosts, arrivals, "densest", at_once=True)
     took = cpu() - start
-    used = len({placement["host"] for placement in decision["placements"]})
-    yield Result("openb: hosts", "≤ 433", f"{used} in {took:.2f} s", decision["fits"] and used <= 433)
+    used = answer["hosts_used"]
+    yield Result("openb: hosts", "≤ 433", f"{used} in {took:.2f} s", not answer["rejected"] and used <= 433)
 
 
 def huawei(folder: Path) -> Iterator[Result]:
     """Place machines with NUMA nodes and group rules, in the order in which they came."""
-    with (folder / "huawei-topology/topology.csv").open() as file:
-        racks = [row["rack_id"] for row in csv.DictReader(file)]
-    hosts = []
-    with (folder / "huawei-topology/hosts.csv").open() as file:
-        for number, row in enumerate(csv.DictReader(file)):
-            numa = [
-                {"vcpus_total": int(row[f"CPU{node}"]), "memory_total_bytes": int(row[f"RAM{node}"]) * GIB}
-                for node in (1, 2)
-            ]
-            hosts.append(
-                {
-                    "name": f"host-{number}",
-                    "rack": racks[number],
-                    "vcpus": {"total": sum(node["vcpus_total"] for node in numa)},
-                    "memory": {"total_bytes": sum(node["memory_total_bytes"] for node in numa)},
-                    "numa": numa,
-                }
-            )
+    hosts, racks = ((folder / "huawei-topology" / name).read_text() for name in ("hosts.csv", "topology.csv"))
     for name in ("C1", "C2", "C3"):
-        groups: dict[str, dict[str, str]] = {}
-        requests = []
-        with (folder / f"huawei-topology/requests_{name}.csv").open() as file:
-            for number, row in enumerate(csv.DictReader(file)):
-                request: dict[str, Any] = {
-                    "id": f"r{number}",
-                    "vcpus": int(row["flavor_vcpus"]),
-                    "memory_bytes": int(float(row["flavor_ram"]) * GIB),
-                    "numa_nodes": int(row["numa"]),
-                }
-                if row["strategy"]:
-                    group = f"{row['strategy']}-{row['group']}"
-                    rule, scope = HUAWEI_RULES[row["strategy"]]
-                    groups[group] = {"name": group, "rule": rule, "scope": scope}
-                    request |= {"groups": [group], "domain": int(row["domain"] or 0)}
-                requests.append(request)
+        requests = (folder / f"huawei-topology/requests_{name}.csv").read_text()
+        state, arrivals = read_requests_trace(requests, hosts, racks)
         start = cpu()
-        state = {"schema_version": 1, "hosts": hosts, "groups": list(groups.values())}
-        decision = place(state, requests, {"name": "bin_packing", "order": "given"})
+        answer = replay(state, arrivals, "bin_packing")
         took = cpu() - start
-        left = len(decision["unplaced"])
-        yield Result(f"huawei {name}: rejected", "0", f"{left} of {len(requests)} in {took:.1f} s", left == 0)
+        left = len(answer["rejected"])
+        yield Result(f"huawei {name}: rejected", "0", f"{left} of {len(arrivals)} in {took:.1f} s", left == 0)
 
 
 def planetlab(folder: Path) -> Iterator[Result]:
     """Scale machines up over 75 % and down under 25 %: how often they flap within an hour."""
-    with (folder / "planetlab/20110303.csv").open() as file:
-        rows = [[float(cell) for cell in row] for row in list(csv.reader(file))[1:]]
-    step = 300.0
-    # Whole percents: over 75 is 76, under 25 is 24. The steps that act at once are left out.
-    policy = {
-        "up_percent": 76,
-        "up_seconds": step,
-        "up_now_percent": 1000,
-        "force_percent": 1000,
-        "down_percent": 24,
-        "down_seconds": 3600,
-        "down_now_percent": -1,
-        "cooldown_seconds": 3600,
-        "stale_seconds": step,
-    }
-    actions = flaps = 0
-    slowest = 0.0
+    loads = read_loads_trace((folder / "planetlab/20110303.csv").read_text())
     start = cpu()
-    for machine in range(len(rows[0])):
-        load = [row[machine] for row in rows]
-        large, last, hot_since = False, None, None
-        for at, value in enumerate(load):
-            now = at * step
-            hot_since = (now if hot_since is None else hot_since) if value > 75 else None
-            # Only these can lead to anything; the others would answer `none`.
-            if not (value > 75 and not large) and not (value < 25 and large):
-                continue
-            samples = [
-                {"time": (at - back) * step, "values": {"cpu": load[at - back]}} for back in range(min(at, 13) + 1)
-            ]
-            history: dict[str, Any] = {"now": now, "subject": f"vm{machine}", "samples": samples}
-            if last is not None:
-                history["last_action"] = {"action": last[0], "time": last[1]}
-            action = {"ask_up": "up", "ask_down": "down"}.get(scale(history, policy)["action"])
-            if action not in (("down",) if large else ("up",)):
-                continue
-            actions += 1
-            flaps += last is not None and now - last[1] <= 3600
-            if action == "up" and hot_since is not None:
-                slowest = max(slowest, now - hot_since)
-            large, last = action == "up", (action, now)
+    answer = replay_loads(loads, LOAD_STEP_SECONDS)
     took = cpu() - start
-    text = f"{flaps} of {actions} actions, slowest reaction {slowest / 60:.0f} min, {took:.1f} s"
+    flaps, slowest = answer["flaps"], answer["slowest_seconds"]
+    text = f"{flaps} of {answer['actions']} actions, slowest reaction {slowest / 60:.0f} min, {took:.1f} s"
     yield Result("planetlab: flaps", "≤ 5, ≤ 10 min", text, flaps <= 5 and slowest <= 600)
 
 
@@ -278,24 +202,9 @@ def ganeti(folder: Path) -> Iterator[Result]:
         state, _notes = import_htools(file.read_text())
         plan = rebalance(state)
         worse += plan["score_after"] > plan["score_before"] + 1e-9
-        restless += bool(rebalance(_after(state, plan))["moves"])
+        restless += bool(rebalance(after(state, plan))["moves"])
     text = f"{len(files)} loaded, {worse} worsened, {restless} not at rest"
     yield Result("ganeti's clusters", "50, 0, 0", text, len(files) == 50 and not worse and not restless)
-
-
-def _after(state: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
-    """Return the state after a plan was run."""
-    state = json.loads(json.dumps(state))
-    vms, hosts = {vm["id"]: vm for vm in state["vms"]}, {host["name"]: host for host in state["hosts"]}
-    for move in plan["moves"]:
-        vm = vms[move["vm"]]
-        for name, sign in ((move["from"], -1), (move["to"], 1)):
-            hosts[name]["vcpus"]["allocated"] += sign * vm["vcpus"]
-            hosts[name]["memory"]["allocated_bytes"] += sign * vm["memory_bytes"]
-            for disk in vm["disks"]:
-                hosts[name]["pools"][disk["pool"]]["allocated_bytes"] += sign * disk["size_bytes"]
-        vm["host"] = move["to"]
-    return state
 
 
 WORK: list[tuple[str, str, Callable[[Path], Iterator[Result]]]] = [

@@ -17,6 +17,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.placing i
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import DEFAULT_POLICY, NAMED
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.reading import explain
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.rebalance import rebalance
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.replay import replay, replay_loads
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scale import scale
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.score import score
@@ -36,6 +37,8 @@ __all__ = [
     "import_htools",
     "place",
     "rebalance",
+    "replay",
+    "replay_loads",
     "scale",
     "score",
     "what_if",

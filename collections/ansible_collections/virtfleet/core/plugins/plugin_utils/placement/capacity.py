@@ -60,7 +60,7 @@ def _holds_with(state: State, flavor: Request, hosts: list[int]) -> bool:
     """Tell whether N+1 holds with more machines of a flavor on these hosts."""
     standing = Standing(state)
     for number in hosts:
-        standing.add(flavor, number)
+        standing.add(flavor, standing.fleet.claim_for(number, flavor))
     return Watch(standing).holds()
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import Door, SchemaError, list_of, name_of
@@ -25,6 +24,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.ranking import Ranking
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import State, read_state
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.standing import Standing
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.states import closed
 
 DEFAULT_PER_HOST = 2
 
@@ -62,12 +62,6 @@ def homes_for(standing: Standing, vms: list[int], policy: Policy) -> tuple[dict[
     return homes, homeless
 
 
-def closed(state: State, names: frozenset[str]) -> State:
-    """Return the state with some hosts closed to machines, as in maintenance."""
-    hosts = tuple(replace(host, maintenance=True) if host.name in names else host for host in state.hosts)
-    return replace(state, hosts=hosts)
-
-
 def drain(state: object, hosts: object, policy: object = DEFAULT_POLICY, *, options: object = None) -> dict[str, Any]:
     """Plan the moves that empty hosts. The targets come from the placement policy.
 
@@ -88,7 +82,7 @@ def drain(state: object, hosts: object, policy: object = DEFAULT_POLICY, *, opti
         if name not in known:
             raise SchemaError(path, f"there is no host {name!r}")
         names.add(name)
-    target = closed(snapshot, frozenset(names))
+    target = closed(snapshot, names)
     standing = Standing(target)
     leaving = [vm for vm in range(len(standing.vms)) if standing.vms[vm].host in names]
     movable = [vm for vm in leaving if standing.is_movable(vm)]

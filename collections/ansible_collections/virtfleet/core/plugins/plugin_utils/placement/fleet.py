@@ -18,6 +18,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema im
     Request,
     State,
     Vm,
+    numa_share,
 )
 
 NO_POOL = -1
@@ -208,8 +209,7 @@ class Fleet:
 
     def numa_share(self, request: Request) -> tuple[int, int]:
         """Return the vCPUs and bytes that a request takes from each of its NUMA nodes, rounded up."""
-        nodes = request.numa_nodes
-        return -(-request.vcpus // nodes), -(-request.memory_bytes // nodes)
+        return numa_share(request.vcpus, request.memory_bytes, request.numa_nodes)
 
     def numa_choice(self, number: int, request: Request) -> tuple[int, ...] | None:
         """Return the NUMA nodes a request would take on a host, the tightest that fit, or None."""
@@ -236,18 +236,21 @@ class Fleet:
 
     def claim(self, number: int, request: Request) -> Claim:
         """Take what a request needs from a host. The caller has seen that it fits."""
-        numa = self.numa_choice(number, request) if request.numa_nodes else ()
-        claim = Claim(
+        claim = self.claim_for(number, request)
+        self.take(claim)
+        return claim
+
+    def claim_for(self, number: int, request: Request) -> Claim:
+        """Return what a request would take from a host on which it fits."""
+        return Claim(
             host=number,
             vcpus=request.vcpus,
             memory_bytes=request.memory_bytes,
             pools=tuple(self.charges(number, request.disks).items()) if request.disks else (),
-            numa=numa or (),
+            numa=(self.numa_choice(number, request) or ()) if request.numa_nodes else (),
             groups=request.groups,
             domain=request.domain,
         )
-        self.take(claim)
-        return claim
 
     def claim_of(self, vm: Vm) -> Claim:
         """Return what a machine that stands on a host already takes there."""
@@ -257,7 +260,8 @@ class Fleet:
             vcpus=vm.vcpus,
             memory_bytes=vm.memory_bytes,
             pools=tuple(self.charges(number, vm.disks).items()),
-            numa=vm.numa,
+            # Of a host that is not live, the nodes may be unknown.
+            numa=vm.numa if self.numa_free[number] else (),
             groups=vm.groups,
             domain=vm.domain,
         )
@@ -298,11 +302,11 @@ class Fleet:
             elif free[number] != NO_POOL or self.hosts[number].pools.get(name):
                 free[number] -= sign * size
         if claim.numa:
-            nodes = len(claim.numa)
+            vcpus, memory = numa_share(claim.vcpus, claim.memory_bytes, len(claim.numa))
             for node in claim.numa:
                 free = self.numa_free[number][node]
-                free[0] -= sign * -(-claim.vcpus // nodes)
-                free[1] -= sign * -(-claim.memory_bytes // nodes)
+                free[0] -= sign * vcpus
+                free[1] -= sign * memory
         if claim.groups:
             self._count(claim.groups, number, sign, claim.domain)
         self.changed.append(number)

@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.plain import plain_state
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import (
     SCHEMA_VERSION,
     State,
-    plain_state,
     read_state,
 )
 

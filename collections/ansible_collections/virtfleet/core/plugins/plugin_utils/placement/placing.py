@@ -53,6 +53,15 @@ def algorithm(name: str) -> Callable[[Algorithm], Algorithm]:
     return register
 
 
+def algorithm_of(policy: Policy) -> Algorithm:
+    """Return the function that works off a batch under a policy. Raises SchemaError when there is none of that name."""
+    work = ALGORITHMS.get(policy.algorithm)
+    if work is None:
+        problem = f"there is no algorithm {policy.algorithm!r}; the algorithms are {', '.join(sorted(ALGORITHMS))}"
+        raise SchemaError("policy.algorithm", problem)
+    return work
+
+
 class Batch:
     """Machines on their way to hosts: the fleet with what was claimed so far, and what became of each request."""
 
@@ -60,14 +69,8 @@ class Batch:
         self.state = state
         self.policy = policy
         self.fleet = Fleet(state)
-        self.requests = with_companions(ordered(requests, policy.order, self.fleet), self.fleet)
-        self._together = {
-            name: [request for request in self.requests if name in request.groups]
-            for name, group in self.fleet.groups.items()
-            if group.rule == "affinity" and group.hard
-        }
         self.ranking = Ranking(self.fleet, policy)
-        self.ranking.together = self._together
+        self.take_on(requests)
         if policy.rank is not None:
             self.score_by(("rank", 1.0, policy.rank))
         self.cursor = state.cursor
@@ -76,10 +79,20 @@ class Batch:
         self.explanations: dict[str, dict[str, Any]] = {}
         self._explain = explain
 
+    def take_on(self, requests: tuple[Request, ...]) -> None:
+        """Make these the machines to place, in the policy's order. What was placed before stands."""
+        self.requests = with_companions(ordered(requests, self.policy.order, self.fleet), self.fleet)
+        self.ranking.together = {
+            name: [request for request in self.requests if name in request.groups]
+            for name, group in self.fleet.groups.items()
+            if group.rule == "affinity" and group.hard
+        }
+
     def score_by(self, *scorers: tuple[str, float, Scorer]) -> None:
         """Rank by the algorithm's own scorers, (name, weight, scorer), instead of those that the policy names."""
+        together = self.ranking.together
         self.ranking = Ranking(self.fleet, self.policy, scorers)
-        self.ranking.together = self._together
+        self.ranking.together = together
 
     def put(self, request: Request, number: int) -> None:
         """Place a machine on a host that fits: explain, then claim."""
@@ -117,15 +130,18 @@ def ordered(requests: tuple[Request, ...], order: str, fleet: Fleet) -> list[Req
 
 def with_companions(requests: list[Request], fleet: Fleet) -> list[Request]:
     """Return the requests with the machines of each group that must stand together right after its first one."""
+    together: dict[str, list[Request]] = {}
+    for request in requests:
+        for name in request.groups:
+            if fleet.groups[name].rule == "affinity" and fleet.groups[name].hard:
+                together.setdefault(name, []).append(request)
     answer: dict[str, Request] = {}
     for request in requests:
         answer.setdefault(request.id, request)
         for name in request.groups:
-            group = fleet.groups[name]
-            if group.rule == "affinity" and group.hard:
-                for other in requests:
-                    if name in other.groups:
-                        answer.setdefault(other.id, other)
+            # Once is enough: then all of them are there.
+            for other in together.pop(name, ()):
+                answer.setdefault(other.id, other)
     return list(answer.values())
 
 
@@ -172,8 +188,10 @@ def host_by_host(batch: Batch) -> None:
         remaining = left
         if not remaining:
             break
+    # A group that was held back for a host with room for all of it, filled since, may still stand in part; what fits
+    # nowhere is refused with the reasons.
     for request in remaining:
-        batch.refuse(request)
+        _place_best(batch, request)
 
 
 @algorithm("patterns")
@@ -238,10 +256,7 @@ def place(
     snapshot = read_state(state)
     wanted = read_requests(requests, snapshot)
     rules = read_policy(policy)
-    work = ALGORITHMS.get(rules.algorithm)
-    if work is None:
-        problem = f"there is no algorithm {rules.algorithm!r}; the algorithms are {', '.join(sorted(ALGORITHMS))}"
-        raise SchemaError("policy.algorithm", problem)
+    work = algorithm_of(rules)
     batch = Batch(snapshot, wanted, rules, explain=explain)
     work(batch)
     if all_or_nothing and len(batch.placed) < len(wanted):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import (
     LARGEST_POOL,
@@ -216,13 +215,20 @@ def _load(door: Door) -> Load:
     return load
 
 
-def _numa(value: object, path: str) -> NumaNode:
+def numa_share(vcpus: int, memory_bytes: int, nodes: int) -> tuple[int, int]:
+    """Return the vCPUs and bytes that a machine takes from each of its NUMA nodes, rounded up."""
+    return -(-vcpus // nodes), -(-memory_bytes // nodes)
+
+
+def _numa(value: object, path: str, listed: list[Vm]) -> NumaNode:
     door = Door(value, path)
+    shares = [numa_share(vm.vcpus, vm.memory_bytes, len(vm.numa)) for vm in listed]
+    vcpus, memory = sum(share[0] for share in shares), sum(share[1] for share in shares)
     node = NumaNode(
         vcpus_total=door.integer("vcpus_total", unit="vCPUs"),
         memory_total_bytes=door.integer("memory_total_bytes", unit="bytes"),
-        vcpus_allocated=door.integer("vcpus_allocated", 0, unit="vCPUs"),
-        memory_allocated_bytes=door.integer("memory_allocated_bytes", 0, unit="bytes"),
+        vcpus_allocated=max(vcpus, door.integer("vcpus_allocated", vcpus, unit="vCPUs")),
+        memory_allocated_bytes=max(memory, door.integer("memory_allocated_bytes", memory, unit="bytes")),
     )
     door.done()
     return node
@@ -263,7 +269,10 @@ def read_host(value: object, path: str = "host", listed: Mapping[str, list[Vm]] 
         memory_ratio=memory.number("ratio", 1.0, most=1000.0),
         pools={each: _pool(pool, where, disks.get(each, [])) for each, pool, where in door.entries("pools")},
         load=_load(door.door("load")),
-        numa=tuple(_numa(node, where) for node, where in door.items("numa")),
+        numa=tuple(
+            _numa(node, where, [vm for vm in machines if number in vm.numa])
+            for number, (node, where) in enumerate(door.items("numa"))
+        ),
     )
     for inner in (vcpus, memory, door):
         inner.done()
@@ -298,6 +307,8 @@ def _numa_indices(door: Door) -> tuple[int, ...]:
     for value, path in door.items("numa"):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < NUMA_NODES_MOST:
             raise SchemaError(path, f"the number of a NUMA node is wanted, not {value!r}")
+        if value in indices:
+            raise SchemaError(path, f"NUMA node {value} was given before")
         indices.append(value)
     return tuple(indices)
 
@@ -339,11 +350,15 @@ def read_state(value: object) -> State:
     found = [(read_host(host, path, listed), path) for host, path in door.items("hosts")]
     hosts = unique(found, lambda host: host.name, "name")
     groups = unique(((read_group(g, path), path) for g, path in door.items("groups")), lambda g: g.name, "name")
-    names = {host.name for host in hosts}
+    by_name = {host.name: host for host in hosts}
     known_groups = {group.name for group in groups}
     for number, vm in enumerate(vms):
-        if vm.host not in names:
+        host = by_name.get(vm.host)
+        if host is None:
             raise SchemaError(f"vms[{number}].host", f"there is no host {vm.host!r}")
+        # Of a host that is not live nothing but its name may be known.
+        if host.live and vm.numa and max(vm.numa) >= len(host.numa):
+            raise SchemaError(f"vms[{number}].numa", f"{vm.host} has no NUMA node {max(vm.numa)}")
         _groups_known(vm.groups, known_groups, f"vms[{number}]")
     state = State(
         hosts=tuple(sorted(hosts, key=lambda host: natural(host.name))),
@@ -388,98 +403,3 @@ def read_requests(value: object, state: State) -> tuple[Request, ...]:
     for number, request in enumerate(requests):
         _groups_known(request.groups, known, f"requests[{number}]")
     return requests
-
-
-def plain_host(host: Host) -> dict[str, Any]:
-    """Return a host as the schema writes it."""
-    return {
-        "name": host.name,
-        "zone": host.zone,
-        "rack": host.rack,
-        "live": host.live,
-        "error": host.error,
-        "maintenance": host.maintenance,
-        "tags": sorted(host.tags),
-        "vcpus": {
-            "total": host.vcpus_total,
-            "allocated": host.vcpus_allocated,
-            "reserved": host.vcpus_reserved,
-            "ratio": host.vcpus_ratio,
-        },
-        "memory": {
-            "total_bytes": host.memory_total_bytes,
-            "allocated_bytes": host.memory_allocated_bytes,
-            "reserved_bytes": host.memory_reserved_bytes,
-            "ratio": host.memory_ratio,
-        },
-        "pools": {
-            name: {
-                "total_bytes": pool.total_bytes,
-                "allocated_bytes": pool.allocated_bytes,
-                "ratio": pool.ratio,
-                "shared": pool.shared,
-            }
-            for name, pool in sorted(host.pools.items())
-        },
-        "load": {
-            "cpu_percent": host.load.cpu_percent,
-            "io_percent": host.load.io_percent,
-            "memory_percent": host.load.memory_percent,
-            "disk_percent": host.load.disk_percent,
-        },
-        "numa": [
-            {
-                "vcpus_total": node.vcpus_total,
-                "memory_total_bytes": node.memory_total_bytes,
-                "vcpus_allocated": node.vcpus_allocated,
-                "memory_allocated_bytes": node.memory_allocated_bytes,
-            }
-            for node in host.numa
-        ],
-    }
-
-
-def plain_disk(disk: Disk) -> dict[str, Any]:
-    """Return a disk as the schema writes it."""
-    return {"pool": disk.pool, "size_bytes": disk.size_bytes, "overlay": disk.overlay}
-
-
-def plain_vm(vm: Vm) -> dict[str, Any]:
-    """Return a machine as the schema writes it."""
-    return {
-        "id": vm.id,
-        "host": vm.host,
-        "vcpus": vm.vcpus,
-        "memory_bytes": vm.memory_bytes,
-        "disks": [plain_disk(disk) for disk in vm.disks],
-        "zone": vm.zone,
-        "groups": list(vm.groups),
-        "domain": vm.domain,
-        "tags": sorted(vm.tags),
-        "exclude": sorted(vm.exclude),
-        "numa": list(vm.numa),
-        "movable": vm.movable,
-        "moved_seconds_ago": vm.moved_seconds_ago,
-        "load_percent": vm.load_percent,
-    }
-
-
-def plain_state(state: State) -> dict[str, Any]:
-    """Return a state as the schema writes it; `read_state` reads it back to an equal one."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "generation": state.generation,
-        "cursor": state.cursor,
-        "hosts": [plain_host(host) for host in state.hosts],
-        "vms": [plain_vm(vm) for vm in state.vms],
-        "groups": [
-            {
-                "name": group.name,
-                "rule": group.rule,
-                "scope": group.scope,
-                "hard": group.hard,
-                "most": group.most,
-            }
-            for group in state.groups
-        ],
-    }

@@ -72,13 +72,27 @@ class Standing:
         self.on[old.host].discard(vm)
         self.on[host].add(vm)
 
-    def add(self, need: Request, host: int) -> None:
-        """Add a machine that is not in the state. The caller has seen that it fits."""
-        self.on[host].add(len(self.vms))
-        self.claims.append(self.fleet.claim(host, need))
+    def add(self, need: Request, claim: Claim) -> None:
+        """Add a machine that is not in the state, with what it takes of which host."""
+        self.fleet.take(claim)
+        self.on[claim.host].add(len(self.vms))
+        self.claims.append(claim)
         self.needs.append(need)
-        name = self.fleet.hosts[host].name
-        self.vms.append(Vm(id=need.id, host=name, vcpus=need.vcpus, memory_bytes=need.memory_bytes, disks=need.disks))
+        self.vms.append(
+            Vm(
+                id=need.id,
+                host=self.fleet.hosts[claim.host].name,
+                vcpus=need.vcpus,
+                memory_bytes=need.memory_bytes,
+                disks=need.disks,
+                zone=need.zone,
+                groups=need.groups,
+                domain=need.domain,
+                tags=need.tags,
+                exclude=need.exclude,
+                numa=claim.numa,
+            )
+        )
 
     def move_back(self, vm: int, claim: Claim) -> None:
         """Undo a move: the machine has again exactly what it had."""

@@ -23,6 +23,11 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema im
 )
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.score import terms_of
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.standing import Standing
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.states import (
+    as_it_stands,
+    with_hosts_lost,
+    without_machines,
+)
 
 
 def _lost(door: Door, state: State) -> set[str]:
@@ -64,7 +69,8 @@ def what_if(state: object, event: object, policy: object = DEFAULT_POLICY) -> di
         lambda host: host.name,
         "name",
     )
-    after = _changed(replace(before, hosts=tuple(sorted(added, key=lambda host: natural(host.name)))), lost, removed)
+    grown = replace(before, hosts=tuple(sorted(added, key=lambda host: natural(host.name))))
+    after = with_hosts_lost(without_machines(grown, removed), lost)
     requests = read_requests(door.raw("add_vms") or [], after)
     door.done()
 
@@ -77,7 +83,7 @@ def what_if(state: object, event: object, policy: object = DEFAULT_POLICY) -> di
         {"vm": standing.vms[vm].id, "from": standing.vms[vm].host, "to": standing.fleet.hosts[host].name}
         for vm, host in sorted(homes.items())
     ]
-    settled = _settled(after, standing, {vm for vm, _text in homeless})
+    settled = as_it_stands(standing, without={vm for vm, _text in homeless})
     decision = place(settled, requests, rules, explain=False) if requests else None
     start = terms_of(Standing(before))
     end = terms_of(standing)
@@ -111,54 +117,3 @@ def what_if(state: object, event: object, policy: object = DEFAULT_POLICY) -> di
         "n_plus_one": {"after": not at_risk, "hosts_at_risk": at_risk},
         "summary": "; ".join(parts) or "nothing changes",
     }
-
-
-def _changed(state: State, lost: set[str], removed: set[str]) -> State:
-    """Return the state without the removed machines and with the lost hosts down."""
-    gone = [vm for vm in state.vms if vm.id in removed]
-    hosts = []
-    for host in state.hosts:
-        mine = [vm for vm in gone if vm.host == host.name]
-        pools = dict(host.pools)
-        for vm in mine:
-            for disk in vm.disks:
-                pool = pools.get(disk.pool)
-                if pool is not None:
-                    left = max(0, pool.allocated_bytes - pool.charge(disk))
-                    pools[disk.pool] = replace(pool, allocated_bytes=left)
-        hosts.append(
-            replace(
-                host,
-                live=host.live and host.name not in lost,
-                error="lost" if host.name in lost else host.error,
-                vcpus_allocated=host.vcpus_allocated - sum(vm.vcpus for vm in mine),
-                memory_allocated_bytes=host.memory_allocated_bytes - sum(vm.memory_bytes for vm in mine),
-                pools=pools,
-            )
-        )
-    return replace(state, hosts=tuple(hosts), vms=tuple(vm for vm in state.vms if vm.id not in removed))
-
-
-def _settled(state: State, standing: Standing, homeless: set[int]) -> State:
-    """Return the state as the standing has it now; machines without a place are left out."""
-    fleet = standing.fleet
-    hosts = []
-    for number, host in enumerate(state.hosts):
-        pools = {
-            name: replace(pool, allocated_bytes=max(0, pool.total_bytes - fleet.pool_free[name][number]))
-            for name, pool in host.pools.items()
-        }
-        hosts.append(
-            replace(
-                host,
-                vcpus_allocated=fleet.vcpus_usable[number] - fleet.vcpus_free[number],
-                memory_allocated_bytes=fleet.memory_usable[number] - fleet.memory_free[number],
-                pools=pools,
-            )
-        )
-    vms = tuple(
-        replace(vm, host=fleet.hosts[standing.host_of(number)].name, numa=standing.claims[number].numa)
-        for number, vm in enumerate(standing.vms)
-        if number not in homeless
-    )
-    return replace(state, hosts=tuple(hosts), vms=vms)

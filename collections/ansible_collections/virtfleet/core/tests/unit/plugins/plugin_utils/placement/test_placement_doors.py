@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import SchemaError, place
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import natural
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import plain_state, read_state
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.plain import plain_state
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import read_state
 
 GIB = 2**30
 
@@ -114,6 +115,23 @@ def test_a_state_reads_back_as_it_was_written() -> None:
     )
     assert read_state(plain_state(first)) == first
     assert first.hosts[0].error == "line break"
+
+
+def test_machines_that_are_listed_take_their_numa_nodes() -> None:
+    numa = [{"vcpus_total": 4, "memory_total_bytes": 8 * GIB}, {"vcpus_total": 4, "memory_total_bytes": 8 * GIB}]
+    there = {"id": "v", "host": "h1", "vcpus": 3, "memory_bytes": 5 * GIB, "numa": [1]}
+    first, second = read_state(state(host("h1", numa=numa), vms=[there])).hosts[0].numa
+    assert (first.vcpus_allocated, first.memory_allocated_bytes) == (0, 0)
+    assert (second.vcpus_allocated, second.memory_allocated_bytes) == (3, 5 * GIB)
+
+
+@pytest.mark.parametrize(("numa", "path"), [([2], "vms[0].numa"), ([0, 0], "vms[0].numa[1]"), ([-1], "vms[0].numa[0]")])
+def test_a_machine_on_a_numa_node_that_is_not_there_is_refused(numa: list[int], path: str) -> None:
+    nodes = [{"vcpus_total": 4, "memory_total_bytes": 8}, {"vcpus_total": 4, "memory_total_bytes": 8}]
+    there = {"id": "v", "host": "h1", "vcpus": 1, "memory_bytes": 1, "numa": numa}
+    with pytest.raises(SchemaError) as caught:
+        read_state(state(host("h1", numa=nodes), vms=[there]))
+    assert caught.value.path == path
 
 
 def test_names_sort_as_people_sort_them() -> None:

@@ -66,6 +66,17 @@ def test_greedy_fills_host_after_host() -> None:
     assert decide(hosts, requests, "greedy") == {"a": "h1", "b": "h2", "c": "h1"}
 
 
+def test_greedy_places_a_part_of_a_group_whose_only_host_for_all_of_it_was_filled_meanwhile() -> None:
+    hosts = [host("h1", vcpus=2), host("h2", vcpus=4)]
+    state = {"schema_version": 1, "hosts": hosts, "groups": [{"name": "one", "rule": "affinity"}]}
+    requests = [vm("a", 4, exclude=["h1"]), vm("b", 2, groups=["one"]), vm("c", 2, groups=["one"])]
+    decision = place(state, requests, "greedy", explain=True)
+    assert {each["request"]: each["host"] for each in decision["placements"]} == {"a": "h2", "b": "h1"}
+    [left] = decision["unplaced"]
+    assert left["request"] == "c"
+    assert [each["host"] for each in left["explanation"]["rejected"]] == ["h1", "h2"]
+
+
 def test_matchmaking_gives_one_to_the_largest_and_looks_again() -> None:
     """S5.6 as the diagram says: sort by vCPUs, then memory; one machine to the largest; repeat."""
     hosts = [host("h1", vcpus=4, memory=32), host("h2", vcpus=6, memory=8), host("h3", vcpus=6, memory=16)]

@@ -20,6 +20,8 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import (
     rebalance,
     score,
 )
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import read_state
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.states import after as carried_out
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -246,6 +248,7 @@ def test_a_rebalance_keeps_every_rule_never_worsens_and_is_done_once(state: dict
     after = replay(state, plan)
     assert plan["score_after"] <= plan["score_before"] + 1e-9 or Ledger(state).surplus() > 0
     assert score(after)["score"] == pytest.approx(plan["score_after"], abs=1e-9)
+    assert carried_out(state, plan) == read_state(after)
     again = rebalance(after)
     assert again["moves"] == []
     assert again["summary"]
