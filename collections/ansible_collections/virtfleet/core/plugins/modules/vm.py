@@ -515,8 +515,9 @@ def _one(
         if deadline.passed:
             hint = "Allow more time with the option timeout, or name fewer machines."
             raise VirtfleetError(label, "no time was left to begin with it", hint, "timeout", {"cleaned": True})
+        wanted = _checked(options)
         done = bounded(
-            lambda: vm_recipe.bring(connection, Wanted.of(options), check=check, deadline=deadline),
+            lambda: vm_recipe.bring(connection, wanted, check=check, deadline=deadline),
             Deadline(deadline.left() + UNDO_SECONDS),
             label,
         )
@@ -538,6 +539,14 @@ def _one(
         "cleaned": failed.values.get("cleaned", False),
     }
     return shown, failed, None, None
+
+
+def _checked(options: dict[str, Any]) -> Wanted:
+    try:
+        return Wanted.of(options)
+    except VirtfleetError as error:
+        error.values["cleaned"] = True  # nothing was made
+        raise
 
 
 def main() -> None:

@@ -83,13 +83,19 @@ def _define(connection: libvirt.virConnect, wanted: Wanted, uuid: str, document:
         undo.forget()  # the volumes are that run's now: they have the same names
         hint = "Look at that run; this one has left the machine alone."
         raise VirtfleetError(f"make machine {wanted.name}", "another run has just made it", hint, "already_exists")
+    undo.add(lambda: _drop(connection, uuid))
     try:
         domain = connection.defineXML(document)
     except libvirtError as error:
         raise translate(error, f"define machine {wanted.name}") from error
-    undo.add(lambda: vms.undefine(domain))
-    undo.add(lambda: vms.destroy(domain))
     return domain
+
+
+def _drop(connection: libvirt.virConnect, uuid: str) -> None:
+    domain = vms.find(connection, None, uuid)
+    if domain is not None:
+        vms.destroy(domain)
+        vms.undefine(domain)
 
 
 class _Undo:

@@ -18,6 +18,8 @@ MAX_VCPUS = 4096
 """No host offers more. libvirtd 9.0 aborts on a number that it cannot allocate (-1 was seen to kill it)."""
 MIN_MEMORY_BYTES = 2**20
 MAX_MEMORY_BYTES = 2**50
+MAX_SERIAL_LENGTH = 20
+"""What a virtio disk shows to its machine; the rest would be cut off without a word."""
 MAX_DISKS = 25
 """vda to vdz, one of them for the seed."""
 LONGEST_GRACE_SECONDS = 86400.0
@@ -38,6 +40,7 @@ class Wanted:
         name, uuid = identity(options["name"], options["uuid"])
         wanted = cls(options, name or "", uuid)
         wanted._check_numbers()
+        wanted._check_words()
         return wanted
 
     def _check_numbers(self) -> None:
@@ -54,6 +57,21 @@ class Wanted:
             raise VirtfleetError(wanted, f"nobody can wait {grace} seconds as grace", hint, "invalid")
         if len(disks) > MAX_DISKS:
             raise VirtfleetError(wanted, f"{len(disks)} disks are too many", f"Use at most {MAX_DISKS}.", "invalid")
+
+    def _check_words(self) -> None:
+        """libvirt takes many of these as they are, and fails on them late and obscurely."""
+        words = {"machine type": self.options["machine"], "CPU model": self.options["cpu_model"]}
+        for what, word in words.items():
+            if word is not None:
+                check_name(word, what)
+        for nic in self.options["networks"] or []:
+            if nic["model"] is not None:
+                check_name(nic["model"], "card model")
+        for disk in self.options["disks"] or []:
+            serial = disk["serial"]
+            if serial is not None and len(check_name(serial, "serial number")) > MAX_SERIAL_LENGTH:
+                text = f"a machine sees only {MAX_SERIAL_LENGTH} characters of it"
+                raise VirtfleetError(f"use {shown(serial)} as serial number", text, "Use a shorter one.", "invalid")
 
     @property
     def state(self) -> str:
