@@ -27,12 +27,17 @@ pytestmark = pytest.mark.lab
 T = TypeVar("T")
 HOST_TIMEOUT = 4.0
 OBSERVE_SECONDS = 1.0
+HOSTS = ("host1", "host2", "host3")
+BOUND = 60.0
+"""Seconds; only tells what comes late on a busy machine from what never comes."""
+NEVER = "36000"
+"""Seconds; for a setting whose time must not come during a test."""
 MIB = 2**20
 GIB = 2**30
 FOLLOWED = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
 
 
-def eventually(look: Callable[[], T | None], seconds: float = 10.0) -> T:
+def eventually(look: Callable[[], T | None], seconds: float = BOUND) -> T:
     """Return what `look` returns once that is true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -50,14 +55,29 @@ class Fleet:
     process: subprocess.Popen[bytes] | None = None
     made: list[str] = field(default_factory=list)
 
-    def start(self) -> None:
+    def start(self, **environment: str) -> None:
         with (self.folder / "observer.log").open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "virtfleet.observer"], stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "virtfleet.observer"], stderr=log, env={**os.environ, **environment}
+            )
+
+    @contextlib.contextmanager
+    def observed_with(self, **environment: str) -> Iterator[None]:
+        """Have an observer with other settings for a while; it has seen every host when the block begins."""
+        self.stop()
+        seen = {name: self.host(name).observed_at for name in HOSTS}
+        self.start(**environment)
+        try:
+            eventually(lambda: all(self.host(name).observed_at != before for name, before in seen.items()))
+            yield
+        finally:
+            self.stop()
+            self.start()
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            assert self.process.wait(10) == 0
+            assert self.process.wait(BOUND) == 0
             self.process = None
 
     def log(self) -> str:
@@ -74,8 +94,9 @@ class Fleet:
             session.expunge_all()
             return found
 
-    def wait_until_up(self, *names: str, seconds: float = 20.0) -> None:
-        eventually(lambda: all(self.host(name).state == "up" for name in names), seconds)
+    def wait_until_up(self, *names: str) -> None:
+        # A host that was down for a while is tried only every 30 s.
+        eventually(lambda: all(self.host(name).state == "up" for name in names), 2 * BOUND)
 
     def vm(self, name: str) -> Vm:
         with database.read() as session:
@@ -84,7 +105,7 @@ class Fleet:
             session.expunge_all()
             return found
 
-    def wait_for(self, name: str, state: str, seconds: float = 10.0, host: str | None = None) -> float:
+    def wait_for(self, name: str, state: str, host: str | None = None) -> float:
         """Wait until the machine's row says `state` (on `host`); return how long it took, in seconds."""
         begun = time.monotonic()
 
@@ -92,7 +113,7 @@ class Fleet:
             row = self.vm(name)
             return row.state == state and host in (None, row.host.name)
 
-        eventually(is_so, seconds)
+        eventually(is_so)
         return time.monotonic() - begun
 
     def define(self, host: str, name: str) -> str:
@@ -196,7 +217,7 @@ def observed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fle
             fleet.add_host(host.name, number, host.uri, virtfleet_shared_pools=["shared"])
         try:
             fleet.start()
-            fleet.wait_until_up("host1", "host2", "host3")
+            fleet.wait_until_up(*HOSTS)
             yield fleet
         finally:
             print(fleet.log())
@@ -211,7 +232,7 @@ def fleet(observed: Fleet) -> Iterator[Fleet]:
     yield observed
     for host in observed.lab.hosts():
         observed.lab.undo(host.name)
-    observed.wait_until_up("host1", "host2", "host3", seconds=40.0)
+    observed.wait_until_up(*HOSTS)
     observed.remove_machines()
 
 
@@ -231,19 +252,19 @@ def test_a_host_that_answers_is_seen_again_and_again_and_that_is_no_change(fleet
     after = eventually(lambda: row if (row := fleet.host("host1")).observed_at != before.observed_at else None)
     assert (after.generation, after.updated_at) == (before.generation, before.updated_at)
     assert after.observed_at is not None
-    assert clock.now() - after.observed_at < timedelta(seconds=20)
+    assert clock.now() - after.observed_at < timedelta(seconds=BOUND)
 
 
-def test_what_is_done_to_a_machine_behind_our_back_is_recorded_at_once(fleet: Fleet) -> None:
+def test_what_is_done_to_a_machine_behind_our_back_is_told_by_its_host_at_once(fleet: Fleet) -> None:
     fleet.add_vm("host1", "obs-life")
     before = fleet.vm("obs-life").generation
     steps = [("create", "running"), ("suspend", "paused"), ("resume", "running"), ("destroy", "stopped")]
     took = []
-    for verb, state in steps:
-        fleet.act("host1", "obs-life", verb)
-        took.append(fleet.wait_for("obs-life", state))
+    with fleet.observed_with(VIRTFLEET_OBSERVE_SECONDS=NEVER):  # so nobody finds it by looking
+        for verb, state in steps:
+            fleet.act("host1", "obs-life", verb)
+            took.append(fleet.wait_for("obs-life", state))
     print("recorded after", [f"{seconds:.2f} s" for seconds in took])
-    assert max(took) < 4.0  # sooner than the next look, which comes every 5 s
     row = fleet.vm("obs-life")
     assert row.generation >= before + len(steps)
     with database.read() as session:
@@ -323,7 +344,6 @@ def test_a_machine_is_followed_when_somebody_migrates_it(fleet: Fleet, flags: in
         )
     took = fleet.wait_for("obs-moved", "running", host="host2")
     print(f"followed after {took:.2f} s")
-    assert took < 10.0
     time.sleep(2.5)
     assert (fleet.vm("obs-moved").host.name, fleet.vm("obs-moved").state) == ("host2", "running")
 
@@ -345,29 +365,41 @@ def test_a_bad_host_is_down_with_a_sentence_while_the_others_go_on(fleet: Fleet,
     begun = time.monotonic()
     fleet.lab.fault(fault, "host1")
     fleet.act("host2", "obs-good", "create")
-    assert fleet.wait_for("obs-good", "running") < 4.0
-    eventually(lambda: fleet.host("host1").state == "down", seconds=HOST_TIMEOUT + 20)
+    fleet.wait_for("obs-good", "running")
+    eventually(lambda: fleet.host("host1").state == "down")
     print(f"down after {time.monotonic() - begun:.1f} s: {fleet.host('host1').error}")
     fleet.act("host2", "obs-good", "destroy")
-    assert fleet.wait_for("obs-good", "stopped") < 4.0
+    fleet.wait_for("obs-good", "stopped")
     # What is known of why gets better with each try.
-    eventually(lambda: sentence in (fleet.host("host1").error or ""), seconds=25)
+    eventually(lambda: sentence in (fleet.host("host1").error or ""))
     bad = fleet.host("host1")
     last_seen = bad.observed_at
     time.sleep(2.0)
     assert (fleet.vm("obs-bad").state, fleet.host("host1").observed_at) == ("running", last_seen)
     begun = time.monotonic()
     fleet.lab.undo("host1")
-    fleet.wait_until_up("host1", seconds=40.0)
+    fleet.wait_until_up("host1")
     print(f"up again after {time.monotonic() - begun:.1f} s")
     assert fleet.host("host1").error is None
     fleet.wait_for("obs-bad", "stopped" if fault == "power-off" else "running")
 
 
+def test_a_host_that_keeps_its_watcher_waiting_keeps_no_other_waiting(fleet: Fleet) -> None:
+    fleet.add_vm("host2", "obs-good")
+    # So long may host1 be silent before anybody gives it up: all that follows happens meanwhile.
+    with fleet.observed_with(VIRTFLEET_HOST_TIMEOUT="600"):
+        fleet.lab.fault("freeze-libvirtd", "host1")
+        time.sleep(2 * OBSERVE_SECONDS)  # by now its watcher asks, and gets no answer
+        for verb, state in (("create", "running"), ("destroy", "stopped")):
+            fleet.act("host2", "obs-good", verb)
+            fleet.wait_for("obs-good", state)
+        assert fleet.host("host1").state == "up", "it was given up already; nobody was kept waiting"
+
+
 def test_a_host_that_is_added_is_seen_and_one_that_is_removed_is_let_go(fleet: Fleet) -> None:
     fleet.add_host("nowhere", 9, "qemu+tcp://127.0.0.1:1/system")
     begun = time.monotonic()
-    eventually(lambda: fleet.host("nowhere").state == "down", seconds=20)
+    eventually(lambda: fleet.host("nowhere").state == "down")
     print(f"known to be down after {time.monotonic() - begun:.1f} s")
     with database.write() as session:
         session.delete(session.get(Host, "hst_nowhere"))
@@ -388,11 +420,11 @@ def test_children_end_with_a_killed_observer_and_a_new_one_goes_on(fleet: Fleet)
     assert len(children) == 3
     fleet.process.send_signal(signal.SIGKILL)
     fleet.process.wait()
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), seconds=20)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
     fleet.add_vm("host1", "obs-later")
     fleet.act("host1", "obs-later", "create")
     fleet.start()
-    fleet.wait_for("obs-later", "running", seconds=30)
+    fleet.wait_for("obs-later", "running")
 
 
 def test_an_observer_that_is_told_to_stop_leaves_nothing(fleet: Fleet) -> None:
@@ -410,4 +442,4 @@ def test_a_killed_child_is_replaced(fleet: Fleet) -> None:
     victim = fleet.children()[0]
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: victim not in fleet.children() and len(fleet.children()) == 3)
-    fleet.wait_until_up("host1", "host2", "host3")
+    fleet.wait_until_up(*HOSTS)
