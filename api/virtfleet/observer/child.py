@@ -4,7 +4,8 @@ Prints a line of JSON for each thing it has to tell, and ends when it cannot go 
 
 - `{"kind": "ready"}`: started, about to connect;
 - `{"kind": "reading"}`: about to ask the host, which may now take `TIMEOUT` seconds at most;
-- `{"kind": "machines", "at": …, "machines": […]}`: after an event, what became of the machines;
+- `{"kind": "machines", "at": …, "machines": […]}`: after an event, what became of the machines, each with what
+  `MACHINE` names: the rest may be long, and whoever may write into a host's machines may write anything there;
 - `{"kind": "report", "at": …, "host": {…}}`: every `EVERY` seconds, all of `host_info`, the load since the last one;
 - `{"kind": "failed", "code": …, "text": …}`: the last line, why it ends.
 
@@ -35,6 +36,8 @@ T = TypeVar("T")
 READING_SHARE, BLAMING_SHARE = 0.6, 0.2
 GATHER_SECONDS = 0.05
 """Events come in groups (started, resumed, …): so long after the first, all of them are told at once."""
+MACHINE = ("uuid", "state", "vcpus", "memory_bytes")
+"""What is told of a machine."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -78,17 +81,18 @@ class Watch:
         now = (load["cpu_busy_seconds"], load["cpu_total_seconds"])
         load["cpu_percent"] = busy_percent(self._times, now)
         self._times = now
-        tell("report", at=at, host=host)
+        tell("report", at=at, host={**host, "machines": brief(host["machines"])})
 
     def _follow(self, connection: virConnect, happened: threading.Event, until: Deadline) -> None:
         """Tell of machines when something happens to one, until it is time for the next whole report."""
-        while happened.wait(until.left()):
+        # Where events never pause, the whole report must come in between all the same.
+        while not until.passed and happened.wait(until.left()):
             time.sleep(GATHER_SECONDS)
             happened.clear()
             tell("reading")
             at, reading = time.time(), Deadline(self._timeout * READING_SHARE)
             machines = self._ask(lambda: hosts.read_machines(connection), reading, "read the machines of")
-            tell("machines", at=at, machines=machines)
+            tell("machines", at=at, machines=brief(machines))
 
     def _ask(self, call: Callable[[], T], reading: Deadline, wanted: str) -> T:
         try:
@@ -104,6 +108,11 @@ class Watch:
     def _blame(self) -> None:
         """Raise what a second connection meets, if it meets anything: it tells a dead host from a frozen libvirt."""
         open_host(self._uri, Deadline(self._timeout * BLAMING_SHARE)).close()
+
+
+def brief(machines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return of each machine what is told of it."""
+    return [{key: machine[key] for key in MACHINE} for machine in machines]
 
 
 def busy_percent(before: tuple[float, float] | None, after: tuple[float | None, float | None]) -> float | None:
@@ -146,9 +155,11 @@ def main() -> None:
     tell("ready")
     try:
         Watch(uri, float(timeout), float(every)).run()
-    except VirtfleetError as error:
+    except (VirtfleetError, libvirtError) as error:
+        # The connection may be lost between two questions, too.
+        said = error if isinstance(error, VirtfleetError) else translate(error, f"watch {uri}")
         with contextlib.suppress(OSError):
-            tell("failed", code=error.code, text=str(error))
+            tell("failed", code=said.code, text=str(said))
         leave(1)
 
 

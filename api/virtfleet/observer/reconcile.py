@@ -1,7 +1,8 @@
 """What the rows should say, from what is seen. Pure: rows and views in, changes out.
 
-A machine is where it is active; else where its row says, if it is defined there; else where it is defined at all. So a
-machine that was migrated is followed, also when its definition was left behind, and also while its old host is down.
+A machine is where it runs; else where it is paused; else where its row says, if it is defined there; else where it is
+defined at all. So a machine that was migrated is followed, also when its definition was left behind, and also while its
+old host is down. What a migration shows on its way is no state: see `is_settled`.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -61,8 +62,9 @@ def sightings(views: Mapping[str, View]) -> dict[str, list[Sighting]]:
 def standing(row: VmRow, seen: Sightings) -> Sighting | None:
     """Return where the machine is, of all the places where it was seen."""
 
-    def rank(sighting: Sighting) -> tuple[bool, bool]:
-        return sighting.machine.active, sighting.host_id == row.host_id
+    def rank(sighting: Sighting) -> tuple[bool, bool, bool]:
+        machine = sighting.machine
+        return machine.state == "running", machine.active, sighting.host_id == row.host_id
 
     return max(seen.get(row.uuid, ()), key=rank, default=None)
 
@@ -73,6 +75,8 @@ def vm_change(row: VmRow, views: Mapping[str, View], seen: Sightings) -> VmChang
         return None
     there = standing(row, seen)
     if there is not None:
+        if not is_settled(row, there, views, seen):
+            return None
         # The look may have begun before the job ended that changed the machine: the next one will tell.
         stale = row.job_ended_at is not None and there.at <= row.job_ended_at
         state = row.state if there.machine.state == "unknown" else there.machine.state
@@ -81,6 +85,25 @@ def vm_change(row: VmRow, views: Mapping[str, View], seen: Sightings) -> VmChang
     if row.state != "missing" and is_gone(row, views.get(row.host_id)):
         return VmChange("missing", row.host_id)
     return None
+
+
+def is_settled(row: VmRow, there: Sighting, views: Mapping[str, View], seen: Sightings) -> bool:
+    """Tell whether a sighting is where the machine stays, not what a migration or a silent host makes it look like.
+
+    - While its own host is silent, only a machine that runs elsewhere is elsewhere: a definition left behind by an
+      earlier migration says nothing, and what is paused there may be about to be received.
+    - A migration pauses the machine on both hosts for a moment. So a machine that is paused on a host which is not its
+      own, or on two, counts as paused once a whole report of that host has said so as well.
+    """
+    elsewhere = there.host_id != row.host_id
+    if elsewhere and row.host_id not in views:
+        return there.machine.state == "running"
+    if there.machine.state == "paused":
+        active = [sighting for sighting in seen[row.uuid] if sighting.machine.active]
+        if elsewhere or len(active) > 1:
+            reported = views[there.host_id].report.machines.get(row.uuid)
+            return reported is not None and reported.state == "paused"
+    return True
 
 
 def is_gone(row: VmRow, home: View | None) -> bool:

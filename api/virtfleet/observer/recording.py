@@ -8,10 +8,11 @@ from typing import Any, Literal
 from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
-from virtfleet.models import UNFINISHED, Change, Host, Job, Vm
+from virtfleet.models import UNFINISHED, Host, Job, Vm
 from virtfleet.observer import reconcile
 from virtfleet.observer.reconcile import Sightings, VmChange, VmRow
 from virtfleet.observer.views import View
+from virtfleet.services import ledger
 
 FRESH = timedelta(seconds=2)
 """A row that says nothing new and was observed so recently is not written again."""
@@ -64,7 +65,7 @@ def record(session: Session, now: datetime, statuses: Mapping[str, Status], view
     known = {**views, **marked}
     seen = reconcile.sightings(views)
     vms = _vms(session, statuses, marked)
-    _write_vms(session, now, [vm for vm in vms if _concerns(vm.row, statuses, seen)], known, seen)
+    _write_vms(session, [vm for vm in vms if _concerns(vm.row, statuses, seen)], known, seen)
     ours = {vm.row.uuid for vm in vms}
     for host in hosts:
         figures = None
@@ -112,33 +113,32 @@ def _concerns(row: VmRow, hosts: Collection[str], seen: Sightings) -> bool:
     return row.host_id in hosts or any(sighting.host_id in hosts for sighting in seen.get(row.uuid, ()))
 
 
-def _write_vms(session: Session, now: datetime, vms: list[_Vm], views: Mapping[str, View], seen: Sightings) -> None:
+def _write_vms(session: Session, vms: list[_Vm], views: Mapping[str, View], seen: Sightings) -> None:
     fresh = []
     for vm in vms:
         change = reconcile.vm_change(vm.row, views, seen)
-        if change is not None:
-            _change_vm(session, now, vm, change)
-            continue
         there = reconcile.standing(vm.row, seen)
-        at_home = there is not None and there.host_id == vm.row.host_id
-        if at_home and (vm.observed_at is None or now - vm.observed_at >= FRESH):
-            fresh.append({"vm": vm.row.id})
+        if change is not None:
+            _change_vm(session, vm, change, there.at if there is not None else None)
+        elif there is not None and there.host_id == vm.row.host_id:
+            if vm.observed_at is None or there.at - vm.observed_at >= FRESH:
+                fresh.append({"vm": vm.row.id, "seen_at": there.at})
     if fresh:
         # Seen again is no change: `updated_at` and the generation stay.
         statement = update(Vm.__table__).where(Vm.__table__.c.id == bindparam("vm"))  # type: ignore[arg-type]
-        session.execute(statement.values(observed_at=now, updated_at=Vm.__table__.c.updated_at), fresh)
+        values = {"observed_at": bindparam("seen_at"), "updated_at": Vm.__table__.c.updated_at}
+        session.execute(statement.values(values), fresh)
 
 
-def _change_vm(session: Session, now: datetime, vm: _Vm, change: VmChange) -> None:
+def _change_vm(session: Session, vm: _Vm, change: VmChange, seen_at: datetime | None) -> None:
     values: dict[str, Any] = {"state": change.state, "host_id": change.host_id, "generation": Vm.generation + 1}
-    if change.state != "missing":
-        values["observed_at"] = now
+    if seen_at is not None:
+        values["observed_at"] = seen_at
     # The row may have changed hands since it was read, where transactions run side by side.
     same = (Vm.id == vm.row.id, Vm.state == vm.row.state, Vm.host_id == vm.row.host_id)
     if session.execute(update(Vm).where(*same).values(**values).returning(Vm.id)).first() is None:
         return
-    data = {"name": vm.name, "state": change.state}
-    session.add(Change(time=now, project_id=vm.project_id, type="vm", id=vm.row.id, action="updated", data=data))
+    ledger.changed(session, "vm", vm.row.id, "updated", vm.project_id, name=vm.name, state=change.state)
 
 
 def _write_host(
@@ -158,8 +158,7 @@ def _write_host(
         return
     if news:
         values["generation"] = Host.generation + 1
-        data = {"name": host.name, "state": status.state}
-        session.add(Change(time=now, project_id=None, type="host", id=host.id, action="updated", data=data))
+        ledger.changed(session, "host", host.id, "updated", None, name=host.name, state=status.state)
     else:
         values["updated_at"] = Host.updated_at
     session.execute(update(Host).where(Host.id == host.id).values(**values))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import random
 import signal
@@ -22,6 +23,8 @@ START_SECONDS = 30.0
 LONGEST_LINE = 64 << 20
 """Bytes; a host with ten thousand machines tells about ten million."""
 AT_ONCE = 1 << 20
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,14 @@ class HostWatch:
         if len(self._rest) > LONGEST_LINE:
             return self.give_up(now, f"Failed to watch {self.name}: it tells more than can be read. Look at the host.")
         before, known = self._shown(), self._answered_at
-        for line in lines:
-            self._take(json.loads(line), now)
+        try:
+            for line in lines:
+                self._take(json.loads(line), now)
+        except (ValueError, KeyError) as error:
+            # One odd host must not end the watch over all others.
+            log.warning("%s: its watcher said what cannot be understood: %r", self.name, error)
+            hint = "The observer's log says more; it is started again."
+            return self.give_up(now, f"Failed to watch {self.name}: its watcher cannot be understood. {hint}")
         if self._phase == "reading":
             # Long lines come in pieces: whoever speaks is not frozen.
             self._until = now + self._timeout

@@ -3,6 +3,7 @@
 import select
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from virtfleet.observer.watching import HostWatch
@@ -80,6 +81,19 @@ def test_a_child_that_says_nothing_is_killed_and_its_host_down(until: Until) -> 
     assert (watch.status.state, watch.view) == ("down", None)
     assert "no answer within 5 s" in (watch.status.error or "")
     assert watch.status.answered_at is not None
+    assert watch.pipe is None
+
+
+def test_a_watcher_that_cannot_be_understood_makes_its_host_down_and_nothing_worse(
+    until: Until, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('something that a library has to say', flush=True)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    watch = watch_on("test:///default")
+    until(watch, lambda: watch.status is not None)
+    assert watch.status is not None
+    assert watch.status.state == "down"
+    assert "cannot be understood" in (watch.status.error or "")
     assert watch.pipe is None
 
 

@@ -95,6 +95,8 @@ def test_what_was_seen_before_the_last_job_ended_says_nothing() -> None:
         ((("u1", "running"),), (("u1", "stopped"),), None),
         ((("u1", "paused"),), (("u1", "stopped"),), VmChange("paused", "a")),
         ((("u1", "stopped"),), (("u1", "stopped"),), VmChange("stopped", "a")),
+        ((("u1", "paused"),), (("u1", "running"),), VmChange("running", "b")),  # it has arrived, a has yet to let go
+        ((("u1", "running"),), (("u1", "running"),), None),
     ],
 )
 def test_a_machine_is_followed_to_where_it_is(here: Any, there: Any, expected: VmChange | None) -> None:
@@ -104,6 +106,35 @@ def test_a_machine_is_followed_to_where_it_is(here: Any, there: Any, expected: V
 def test_a_machine_of_a_host_that_is_down_keeps_its_state_unless_it_runs_elsewhere() -> None:
     assert change(row("running"), b=view(report(), report(at=5), report(at=10))) is None
     assert change(row("running"), b=view(report(("u1", "running")))) == VmChange("running", "b")
+
+
+@pytest.mark.parametrize("state", ["stopped", "paused", "crashed"])
+def test_a_silent_hosts_machine_is_not_taken_for_what_was_left_behind_elsewhere(state: str) -> None:
+    assert change(row("running"), b=view(report(("u1", state)), report(("u1", state), at=5))) is None
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ("paused", "paused"),  # the moment between the two
+        (None, "paused"),  # a has let go, and b's word that it goes on is on its way
+        ("stopped", "paused"),
+    ],
+)
+def test_the_moment_in_which_a_migration_pauses_a_machine_is_not_recorded(here: str | None, there: str) -> None:
+    def machines(state: str | None) -> dict[str, Any]:
+        listed = [{"uuid": "u1", "state": state, "vcpus": 1, "memory_bytes": GIB}] if state else []
+        return {"at": START.timestamp() + 1, "machines": listed}
+
+    a = view(report(("u1", "running"))).then(machines(here))
+    b = view(report()).then(machines(there))
+    assert change(row("running"), a=a, b=b) is None
+
+
+def test_a_machine_left_paused_by_a_migration_counts_as_paused_once_the_host_reports_it_so() -> None:
+    paused = view(report(("u1", "paused")))
+    assert change(row("running"), a=paused, b=paused) == VmChange("paused", "a")
+    assert change(row("running"), a=view(report()), b=paused) == VmChange("paused", "b")
 
 
 def test_a_machine_is_missing_when_two_reports_in_a_row_lack_it() -> None:

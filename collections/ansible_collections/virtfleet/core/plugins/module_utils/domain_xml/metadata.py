@@ -44,6 +44,6 @@ def read(domain_xml: str) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(element.text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for what is nested too deep
         return {}
     return values if isinstance(values, dict) else {}
