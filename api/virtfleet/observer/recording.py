@@ -120,9 +120,10 @@ def _write_vms(session: Session, vms: list[_Vm], views: Mapping[str, View], seen
         there = reconcile.standing(vm.row, seen)
         if change is not None:
             _change_vm(session, vm, change, there.at if there is not None else None)
-        elif there is not None and there.host_id == vm.row.host_id:
-            if vm.observed_at is None or there.at - vm.observed_at >= FRESH:
-                fresh.append({"vm": vm.row.id, "seen_at": there.at})
+            continue
+        at_home = there is not None and there.host_id == vm.row.host_id
+        if there is not None and at_home and (vm.observed_at is None or there.at - vm.observed_at >= FRESH):
+            fresh.append({"vm": vm.row.id, "seen_at": there.at})
     if fresh:
         # Seen again is no change: `updated_at` and the generation stay.
         statement = update(Vm.__table__).where(Vm.__table__.c.id == bindparam("vm"))  # type: ignore[arg-type]

@@ -97,18 +97,10 @@ class HostWatch:
             return None
         if not heard:
             return self._ended(now)
-        *lines, self._rest = (self._rest + heard).split(b"\n")
-        if len(self._rest) > LONGEST_LINE:
-            return self.give_up(now, f"Failed to watch {self.name}: it tells more than can be read. Look at the host.")
         before, known = self._shown(), self._answered_at
-        try:
-            for line in lines:
-                self._take(json.loads(line), now)
-        except (ValueError, KeyError) as error:
-            # One odd host must not end the watch over all others.
-            log.warning("%s: its watcher said what cannot be understood: %r", self.name, error)
-            hint = "The observer's log says more; it is started again."
-            return self.give_up(now, f"Failed to watch {self.name}: its watcher cannot be understood. {hint}")
+        trouble = self._understand(heard, now)
+        if trouble is not None:
+            return self.give_up(now, f"Failed to watch {self.name}: {trouble}")
         if self._phase == "reading":
             # Long lines come in pieces: whoever speaks is not frozen.
             self._until = now + self._timeout
@@ -154,6 +146,19 @@ class HostWatch:
 
     def _shown(self) -> tuple[str | None, dict[str, str] | None]:
         return self.status.state if self.status else None, self.view.states if self.view else None
+
+    def _understand(self, heard: bytes, now: float) -> str | None:
+        """Take the lines that are complete now; say what is wrong with them, for one odd host must not end all."""
+        *lines, self._rest = (self._rest + heard).split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            return "it tells more than can be read. Look at the host."
+        try:
+            for line in lines:
+                self._take(json.loads(line), now)
+        except (ValueError, KeyError) as error:
+            log.warning("%s: its watcher said what cannot be understood: %r", self.name, error)
+            return "its watcher cannot be understood. The observer's log says more; it is started again."
+        return None
 
     def _take(self, line: dict[str, Any], now: float) -> None:
         kind = line["kind"]
