@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.fleet import Claim
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import ANYTHING
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.standing import Standing
 
 
@@ -30,7 +31,7 @@ def is_free(standing: Standing, vm: int) -> bool:
     """Tell whether only vCPUs and memory decide where a machine can stand."""
     need = standing.needs[vm]
     bound = need.disks or need.groups or need.numa_nodes
-    return not bound and standing.fleet.eligible(need) is standing.fleet.everyone
+    return not bound and standing.fleet.eligible(need) is standing.fleet.eligible(ANYTHING)
 
 
 def _by_emptiest(standing: Standing, lost: int, order: list[int]) -> bool:
@@ -38,7 +39,7 @@ def _by_emptiest(standing: Standing, lost: int, order: list[int]) -> bool:
     fleet, needs = standing.fleet, standing.needs
     if not all(is_free(standing, vm) for vm in order):
         return False
-    most = heapq.nlargest(len(order) + 1, fleet.everyone, key=fleet.memory_free.__getitem__)
+    most = heapq.nlargest(len(order) + 1, fleet.eligible(ANYTHING), key=fleet.memory_free.__getitem__)
     heap = [(-fleet.memory_free[host], -fleet.vcpus_free[host], host) for host in most if host != lost]
     heapq.heapify(heap)
     for vm in order:

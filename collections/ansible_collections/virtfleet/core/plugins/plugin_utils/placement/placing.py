@@ -30,6 +30,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies 
 )
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.ranking import Ranking, shape_of
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import (
+    ANYTHING,
     SCHEMA_VERSION,
     Request,
     State,
@@ -225,10 +226,6 @@ def patterns(batch: Batch) -> None:
     for requests in waiting.values():
         for request in reversed(requests):
             _place_best(batch, request)
-
-
-ANYTHING = Request(id="any", vcpus=0, memory_bytes=0)
-"""A request that only asks for a host that takes machines at all."""
 
 
 def _place_best(batch: Batch, request: Request) -> None:

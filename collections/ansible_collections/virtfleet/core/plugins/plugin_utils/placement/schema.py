@@ -145,6 +145,10 @@ class Request:
     load: Load = field(default_factory=Load)
 
 
+ANYTHING = Request(id="any", vcpus=0, memory_bytes=0)
+"""A request that only asks for a host that takes machines at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """A rule over machines that name it.
