@@ -15,15 +15,26 @@ def file() -> Path:
     return Path(base) / "virtfleet" / "contexts.json"
 
 
+class ContextError(Exception):
+    """The contexts, or the one that was asked for, cannot be used; the message says why."""
+
+
 def load() -> dict[str, Any]:
-    """Return `{current, contexts: {name: {url, token}}}`."""
+    """Return `{current, contexts: {name: {url, token}}}`. Raises ContextError for a file that does not hold this."""
     try:
         kept = json.loads(file().read_text())
-    except (OSError, ValueError):
-        kept = {}
-    if not isinstance(kept, dict) or not isinstance(kept.get("contexts"), dict):
-        kept = {}
-    return {"current": kept.get("current"), "contexts": kept.get("contexts", {})}
+        named = kept["contexts"]
+        if not all(isinstance(each["url"], str) and isinstance(each["token"], str) for each in named.values()):
+            raise TypeError
+        return {"current": kept["current"], "contexts": named}
+    except FileNotFoundError:
+        return {"current": None, "contexts": {}}
+    except OSError as error:
+        raise ContextError(f"Failed to read the contexts in {file()}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ContextError(
+            f"{file()} does not hold contexts as virtfleet writes them. Mend it, or remove it."
+        ) from error
 
 
 def save(kept: dict[str, Any]) -> None:
@@ -37,8 +48,12 @@ def save(kept: dict[str, Any]) -> None:
 
 
 def chosen() -> dict[str, str] | None:
-    """Return the context in use, if any."""
+    """Return the context in use, if any. Raises ContextError when it is not there: no other fleet is taken for it."""
     kept = load()
     name = os.environ.get(NAME) or kept["current"]
-    found = kept["contexts"].get(name) if name else None
-    return found if isinstance(found, dict) else None
+    if not name:
+        return None
+    if name not in kept["contexts"]:
+        raise ContextError(f"There is no context {name!r}. See: virtfleet context list.")
+    found: dict[str, str] = kept["contexts"][name]
+    return found

@@ -1,5 +1,6 @@
 """`virtfleet job`."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -10,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from virtfleet.cli.client import FAILED, CliError, connect, ref, reported
-from virtfleet.cli.output import Format, Output, plain, say, show_list, show_one
-from virtfleet.cli.progress import ENDED, finish
+from virtfleet.cli.client import FAILED, USAGE, CliError, connect, ref, reported
+from virtfleet.cli.output import Format, Output, plain, printable, say, show_list, show_one
+from virtfleet.cli.progress import ENDED, finish, page_of_events
+from virtfleet.cli.progress import events as all_events
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: one playbook run each.")
 
@@ -33,12 +35,14 @@ def list_jobs(
     state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, cancelled, or open.")] = None,
     kind: Annotated[str | None, typer.Option(help="Such as vm.create.")] = None,
     vm: Annotated[str | None, typer.Option(help="Only jobs about this machine.")] = None,
-    limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
 ) -> None:
     """List jobs, the newest first."""
     with reported():
-        found = connect().get("/jobs", state=state, kind=kind, vm=vm, limit=limit)["items"]
+        found, more = connect().first("/jobs", limit, state=state, kind=kind, vm=vm)
         show_list(found, COLUMNS, output, "jobs")
+        if more:
+            say(f"These are the newest {limit}; --limit shows more.")
 
 
 @app.command()
@@ -62,15 +66,14 @@ def events(
     """Show what happened in a job."""
     with reported():
         api = connect()
-        if follow and output is Output.table:
-            for _kind, _number, data in api.events(ref(job), 0):
-                if "seq" in data:
-                    print(_line(data), flush=True)
+        if follow:
+            if output not in (Output.table, Output.json):
+                raise CliError("With --follow, choose table or json (an event per line).", USAGE)
+            for kind, data in all_events(api, ref(job)):
+                if kind != "end":
+                    print(_line(data) if output is Output.table else json.dumps(data), flush=True)
             return
-        found, after = [], 0
-        while page := api.get(f"/jobs/{ref(job)}/events", after=after)["items"]:
-            found += page
-            after = page[-1]["seq"]
+        found = page_of_events(api, ref(job))
         if output is Output.table:
             for event in found:
                 print(_line(event))
@@ -79,8 +82,8 @@ def events(
 
 
 def _line(event: dict[str, Any]) -> str:
-    text = f"{event['time']}  {event['kind']:<12} {event['host'] or '-':<12} {event['text'] or event['task'] or ''}"
-    return "".join(c if c.isprintable() else "?" for c in text)
+    text = event["text"] or event["task"] or ""
+    return printable(f"{event['time']}  {event['kind']:<12} {event['host'] or '-':<12} {text}")
 
 
 @app.command()
@@ -115,6 +118,8 @@ def replay(
         if output in (Output.json, Output.yaml):
             show_one(recipe, [], output)
             return
+        if not recipe["secrets"] and "secrets/" in "".join(recipe["files"].values()):
+            say("The token does not allow secrets:read, so the secrets of this run are left out: it may not work.")
         where = _folder(folder)
         for name, text in {**recipe["files"], **recipe["secrets"]}.items():
             _write(where, name, text.replace(DIR, str(where)))
@@ -133,7 +138,9 @@ def _folder(chosen: Path | None) -> Path:
     try:
         chosen.mkdir(mode=0o700, parents=True)
     except OSError as error:
-        raise CliError(f"Failed to make the folder {str(chosen)!r}: {error.strerror}. Choose a new one.", 2) from error
+        raise CliError(
+            f"Failed to make the folder {str(chosen)!r}: {error.strerror}. Choose a new one.", USAGE
+        ) from error
     return chosen.absolute()
 
 

@@ -28,8 +28,11 @@ def say(line: str) -> None:
 
 
 def _clean(value: Any) -> str:
-    text = "-" if value is None or value == "" else str(value)
-    # What a terminal would obey is not for a table.
+    return "-" if value is None or value == "" else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Return the text without what a terminal would obey."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

@@ -1,16 +1,22 @@
 """Waiting for a job, with a line that tells how far it is."""
 
+import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import typer
 
-from virtfleet.cli.client import FAILED, NO_ANSWER, Api, CliError
-from virtfleet.cli.output import say
+from virtfleet.cli.client import FAILED, NO_ANSWER, Api, CliError, tell
+from virtfleet.cli.output import printable, say
 
 ENDED = ("succeeded", "failed", "cancelled")
-TRIES = 30
+INTERRUPTED = 130
+UNAVAILABLE = 503
+TRIES = 60
+PAUSE_SECONDS = 0.5
+"""How often, and after what pause, a server that went away is tried before we give up."""
 TOLD = ("message", "retried", "failed", "unreachable")
 """Events that are worth a line of their own; the others only move the line of progress."""
 
@@ -24,12 +30,12 @@ class Line:
 
     def show(self, text: str) -> None:
         """Show how far it is."""
-        text = "".join(c if c.isprintable() else "?" for c in text)
+        text = printable(text)
         if text == self._last:
             return
         self._last = text
         if self._live:
-            sys.stderr.write(f"\r\x1b[2K{text[:160]}")
+            sys.stderr.write(f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}")
             sys.stderr.flush()
         else:
             say(text)
@@ -42,32 +48,68 @@ class Line:
         self._last = ""
 
 
+def events(api: Api, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (kind, data) of a job's events as they come; the last one is `end`, with the job.
+
+    A stream that breaks is taken up again where it was. When the server has no stream to spare, it is asked now and
+    then instead. Raises CliError when the server is away for too long.
+    """
+    after, tries = 0, 0
+    while True:
+        try:
+            for kind, number, data in api.events(job_id, after):
+                after, tries = number, 0
+                yield kind, data
+                if kind == "end":
+                    return
+        except CliError as error:
+            if error.status == UNAVAILABLE:
+                job = api.get(f"/jobs/{job_id}")  # before its events, so that none of them is missed
+                for data in page_of_events(api, job_id, after):
+                    after = data["seq"]
+                    if data["kind"] != "end":
+                        yield data["kind"], data
+                if job["state"] in ENDED:
+                    yield "end", job
+                    return
+            elif error.code != NO_ANSWER or error.status is not None or tries >= TRIES:
+                raise
+        tries += 1
+        time.sleep(PAUSE_SECONDS)
+
+
+def page_of_events(api: Api, job_id: str, after: int = 0) -> list[dict[str, Any]]:
+    """Return the events of a job so far, those after a number."""
+    found: list[dict[str, Any]] = []
+    while page := api.get(f"/jobs/{job_id}/events", after=after)["items"]:
+        found += page
+        after = page[-1]["seq"]
+    return found
+
+
 def follow(api: Api, job: dict[str, Any]) -> dict[str, Any]:
     """Wait for the end of a job and return it. Ctrl-C leaves the job running."""
-    began, line, after, tries = time.monotonic(), Line(), 0, 0
+    began, line = time.monotonic(), Line()
     try:
-        while True:
-            try:
-                for kind, number, data in api.events(job["id"], after):
-                    after, tries = number, 0
-                    if kind == "end":
-                        line.end()
-                        return data
-                    seconds = time.monotonic() - began
-                    if kind in TOLD:
-                        line.end()
-                        say(f"  {data['host'] or job['kind']}: {data['text']}")
-                    elif kind == "task":
-                        line.show(f"{job['kind']} {', '.join(job['vms']) or ''}  {data['text']} ({seconds:.0f} s)")
-            except CliError as error:
-                if error.code != NO_ANSWER or tries >= TRIES:
-                    raise
-            tries += 1
-            time.sleep(0.5)
+        for kind, data in events(api, job["id"]):
+            if kind == "end":
+                line.end()
+                return data
+            if kind in TOLD:
+                line.end()
+                say(f"  {data['host'] or job['kind']}: {printable(data['text'])}")
+            elif kind == "task":
+                subject = " ".join([job["kind"], *([", ".join(job["vms"])] if job["vms"] else [])])
+                line.show(f"{subject}: {data['text']} ({time.monotonic() - began:.0f} s)")
     except KeyboardInterrupt:
         line.end()
         say(f"The job goes on. Follow it: virtfleet job events --follow {job['id']}")
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
+    except CliError:
+        line.end()
+        say(f"The job {job['id']} may go on. See: virtfleet job show {job['id']}")
+        raise
+    raise AssertionError("a job's events end with its end")
 
 
 def finish(api: Api, answer: dict[str, Any], *, wait: bool) -> dict[str, Any] | None:
@@ -80,6 +122,32 @@ def finish(api: Api, answer: dict[str, Any], *, wait: bool) -> dict[str, Any] | 
     if ended["state"] != "succeeded":
         error = ended.get("error") or {}
         text = f"The job {ended['id']} {'was' if ended['state'] == 'cancelled' else 'has'} {ended['state']}"
-        message = f"{text}: {error.get('message', '')} {error.get('hint', '')}".strip()
-        raise CliError(message, FAILED)
+        reason = " ".join(word for word in (error.get("message"), error.get("hint")) if word)
+        raise CliError(f"{text}: {reason}" if reason else f"{text}.", FAILED)
     return ended
+
+
+def finish_all(api: Api, names: Sequence[str], ask: Callable[[str], dict[str, Any]], done: str, *, wait: bool) -> None:
+    """Ask for something for each name, then wait for all; one that fails does not keep the others from it.
+
+    Says `NAME: done` for each. Raises the last CliError when there was one; those before it are told.
+    """
+    problems: list[CliError] = []
+    answers: list[tuple[str, dict[str, Any]]] = []
+    for name in names:
+        try:
+            answers.append((name, ask(name)))
+        except CliError as error:
+            problems.append(error)
+            if error.code == NO_ANSWER:
+                break
+    for name, answer in answers:
+        try:
+            if finish(api, answer, wait=wait) is not None:
+                say(f"{name}: {done}")
+        except CliError as error:
+            problems.append(error)
+    for each in problems[:-1]:
+        tell(each)
+    if problems:
+        raise problems[-1]

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from virtfleet.cli import complete
-from virtfleet.cli.client import connect, read_text, ref, reported
+from virtfleet.cli.client import NO_ANSWER, NOT_FOUND, REFUSED, Api, CliError, connect, read_text, ref, reported
 from virtfleet.cli.output import Format, Output, field, plain, say, show_list, show_one
-from virtfleet.cli.progress import finish
+from virtfleet.cli.progress import finish, finish_all
 
 app = typer.Typer(no_args_is_help=True, help="Machines.")
 placement = typer.Typer(no_args_is_help=True, help="Where machines would go, and why.")
@@ -104,10 +104,26 @@ def create(
             "start": start,
         }
         answer = api.post("/vms", body)
-        if finish(api, answer, wait=wait) is None:
-            return
-        made = [api.get(f"/vms/{vm['id']}") for vm in answer["vms"]]
-        show_list(made, COLUMNS, output, "vms")
+        try:
+            if finish(api, answer, wait=wait) is None:
+                return
+        except CliError as error:
+            # Without --all-or-nothing some may be there although the job failed.
+            if error.code != NO_ANSWER and (some := _made(api, answer["vms"])):
+                show_list(some, COLUMNS, output, "vms")
+            raise
+        show_list(_made(api, answer["vms"]), COLUMNS, output, "vms")
+
+
+def _made(api: Api, vms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for vm in vms:
+        try:
+            found.append(api.get(f"/vms/{vm['id']}"))
+        except CliError as error:
+            if error.code != NOT_FOUND:
+                raise
+    return found
 
 
 def _key(path: Path) -> str:
@@ -133,10 +149,11 @@ def _wish(
 def _act(names: list[str], action: str, *, wait: bool, **more: Any) -> None:
     with reported():
         api = connect()
-        answers = [api.post(f"/vms/{ref(name)}/actions", {"action": action, **more}) for name in names]
-        for answer in answers:
-            if finish(api, answer, wait=wait) is not None:
-                say(f"{', '.join(answer['job']['vms'])}: {action} done")
+
+        def ask(name: str) -> dict[str, Any]:
+            return dict(api.post(f"/vms/{ref(name)}/actions", {"action": action, **more}))
+
+        finish_all(api, names, ask, f"{action} done", wait=wait)
 
 
 Force = Annotated[bool, typer.Option("--force", help="Cut the power if it does not obey in time.")]
@@ -178,13 +195,15 @@ def delete(names: Names, wait: Wait = True) -> None:
     """Delete machines with the disks that were made for them."""
     with reported():
         api = connect()
-        answers = [api.delete(f"/vms/{ref(name)}") for name in names]
-        for name, answer in zip(names, answers, strict=True):
-            job = answer["job"]
-            if wait and job["kind"] == "vm.create":
-                continue  # it was cancelled before anything was made
-            if finish(api, answer, wait=wait) is not None:
-                say(f"{name}: deleted")
+
+        def ask(name: str) -> dict[str, Any]:
+            answer: dict[str, Any] = api.delete(f"/vms/{ref(name)}")
+            if answer["job"]["kind"] == "vm.create":
+                # It was cancelled before anything was made, which is all that was wanted.
+                answer["job"]["state"] = "succeeded"
+            return answer
+
+        finish_all(api, names, ask, "deleted", wait=wait)
 
 
 @placement.command("explain")
@@ -224,4 +243,4 @@ def explain(
             columns = [("HOST", field("host")), *plain("verdict", "score", "why")]
             show_list(rows, columns, Output.table, "hosts")
         if not decision["fits"]:
-            raise typer.Exit(4)
+            raise typer.Exit(REFUSED)
