@@ -56,10 +56,13 @@ class Fleet:
     made: list[str] = field(default_factory=list)
 
     def start(self, **environment: str) -> None:
+        """Start an observer; it is at work, and can be told to stop, when this returns."""
         with (self.folder / "observer.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "virtfleet.observer"], stderr=log, env={**os.environ, **environment}
             )
+        mine = f":{self.process.pid}"
+        eventually(lambda: (held := self.lease()) is not None and held.holder.endswith(mine))
 
     @contextlib.contextmanager
     def observed_with(self, **environment: str) -> Iterator[None]:
@@ -75,10 +78,19 @@ class Fleet:
             self.start()
 
     def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            assert self.process.wait(BOUND) == 0
-            self.process = None
+        process, self.process = self.process, None
+        if process is not None:
+            process.terminate()
+            try:
+                assert process.wait(BOUND) == 0
+            finally:
+                process.kill()
+
+    def lease(self) -> Lease | None:
+        with database.read() as session:
+            found = session.get(Lease, "observer")
+            session.expunge_all()
+            return found
 
     def log(self) -> str:
         return (self.folder / "observer.log").read_text()
@@ -408,10 +420,10 @@ def test_a_host_that_is_added_is_seen_and_one_that_is_removed_is_let_go(fleet: F
 
 
 def test_the_observer_says_that_it_is_alive(fleet: Fleet) -> None:
-    with database.read() as session:
-        row = session.get(Lease, "observer")
-        assert row is not None
-        assert row.until > clock.now()
+    row = fleet.lease()
+    assert row is not None
+    assert row.until > clock.now()
+    eventually(lambda: (later := fleet.lease()) is not None and later.until > row.until)
 
 
 def test_children_end_with_a_killed_observer_and_a_new_one_goes_on(fleet: Fleet) -> None:
@@ -431,8 +443,7 @@ def test_an_observer_that_is_told_to_stop_leaves_nothing(fleet: Fleet) -> None:
     children = fleet.children()
     fleet.stop()
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
-    with database.read() as session:
-        assert session.get(Lease, "observer") is None
+    assert fleet.lease() is None
     assert "Traceback" not in fleet.log()
     fleet.start()
     eventually(lambda: len(fleet.children()) == 3)
