@@ -178,8 +178,8 @@ class _Plan:
 
     def _check_disk(
         self, pool: libvirt.virStoragePool, disk: dict[str, Any], name: str
-    ) -> libvirt.virStorageVol | None:
-        """Return the volume that is there already, if any may be. Raises VirtfleetError."""
+    ) -> tuple[libvirt.virStorageVol | None, libvirt.virStorageVol | None]:
+        """Return the volume that is there already, if any may be, and the image to lie over. Raises VirtfleetError."""
         there = volumes.find(pool, name)
         if disk["image"] is None and disk["size"] is None:
             if there is None:
@@ -189,9 +189,8 @@ class _Plan:
             if users:
                 text = f"volume {name} is a disk of {', '.join(users[:5])}"
                 raise VirtfleetError(self._goal, text, "Detach it there first.", "refused")
-            return there
-        if disk["image"] is not None:
-            images.require(pool, disk["image"], self._goal)
+            return there, None
+        base = images.require(pool, disk["image"], self._goal) if disk["image"] is not None else None
         if there is not None and not self._is_leftover(name):
             text = f"pool {pool.name()} has a volume {name} already, and it was not made for this machine"
             raise VirtfleetError(self._goal, text, "Choose another name for the disk.", "already_exists")
@@ -200,7 +199,7 @@ class _Plan:
             text = f"pool {pool.name()} has a volume {name} already, and there are data in it"
             hint = "Attach it as it is (name it, without image and size), or delete it first if nobody needs it."
             raise VirtfleetError(self._goal, text, hint, "already_exists")
-        return there
+        return there, base
 
     def _is_leftover(self, name: str) -> bool:
         """Tell whether only an earlier attempt at this very machine can have made it: the name holds the UUID."""
@@ -208,10 +207,10 @@ class _Plan:
 
     def _make_disk(self, number: int, disk: dict[str, Any], undo: _Undo) -> None:
         pool, name = self._pool(disk["pool"]), self._disk_name(number, disk)
-        volume = self._check_disk(pool, disk, name)
+        volume, base = self._check_disk(pool, disk, name)
         if disk["image"] is not None or disk["size"] is not None:
             self._clear(pool, volume)
-            volume = self._make_volume(pool, name, disk, undo)
+            volume = self._make_volume(pool, name, disk, base, undo)
             self._made.append({"pool": pool.name(), "name": name})
         described = volumes.describe(volume)
         self._disks.append(
@@ -219,10 +218,14 @@ class _Plan:
         )
 
     def _make_volume(
-        self, pool: libvirt.virStoragePool, name: str, disk: dict[str, Any], undo: _Undo
+        self,
+        pool: libvirt.virStoragePool,
+        name: str,
+        disk: dict[str, Any],
+        base: libvirt.virStorageVol | None,
+        undo: _Undo,
     ) -> libvirt.virStorageVol:
         size = parse_size(disk["size"], "the size of a disk") if disk["size"] is not None else None
-        base = images.require(pool, disk["image"], self._goal) if disk["image"] is not None else None
         undo.add(lambda: volumes.delete(pool, name))
         try:
             if base is not None:
