@@ -39,9 +39,9 @@ def list_jobs(
 ) -> None:
     """List jobs, the newest first."""
     with reported():
-        found, more = connect().first("/jobs", limit, state=state, kind=kind, vm=vm)
-        show_list(found, COLUMNS, output, "jobs")
-        if more:
+        found = connect().items("/jobs", limit + 1, state=state, kind=kind, vm=vm)
+        show_list(found[:limit], COLUMNS, output, "jobs")
+        if len(found) > limit:
             say(f"These are the newest {limit}; --limit shows more.")
 
 
