@@ -2,8 +2,13 @@
 
 import subprocess
 import sys
+import threading
+import xml.etree.ElementTree as ET
 
 import pytest
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+from virtfleet.observer import child
 from virtfleet.observer.child import busy_percent
 
 
@@ -37,3 +42,52 @@ def test_a_child_is_small() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"sqlalchemy", "alembic", "pydantic", "flask", "ansible", "httpx", "asyncio"}
     assert not heavy & set(loaded)
+
+
+def machine_xml(name: str) -> str:
+    domain = ET.Element("domain", type="test")
+    ET.SubElement(domain, "name").text = name
+    ET.SubElement(domain, "memory").text = "1024"
+    ET.SubElement(ET.SubElement(domain, "os"), "type").text = "hvm"
+    return ET.tostring(domain, encoding="unicode")
+
+
+class EnoughError(Exception):
+    """The test has heard what it wanted, or will not hear it any more."""
+
+
+def test_whole_reports_come_also_where_events_never_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    over = threading.Event()
+
+    def never_leave_it_alone() -> None:
+        # Within one process the test driver has one host, whoever opens it.
+        with opened_host("test:///default", Deadline(30)) as host:
+            machine = host.lookupByName("test")
+            # So many that something happens during every look at them.
+            others = [host.defineXML(machine_xml(f"other{number}")) for number in range(300)]
+            while not over.wait(0.001):
+                machine.suspend()
+                machine.resume()
+            for other in others:
+                other.undefine()
+
+    restless = threading.Thread(target=never_leave_it_alone)
+
+    def hear(kind: str, **_values: object) -> None:
+        told.append(kind)
+        if told == ["reading", "reading", "report"]:
+            restless.start()
+        if told.count("report") == 3 or told.count("machines") == 200:
+            raise EnoughError
+
+    monkeypatch.setattr(child, "tell", hear)
+    monkeypatch.setattr(child, "GATHER_SECONDS", 0.02)
+    try:
+        with pytest.raises(EnoughError):
+            child.Watch("test:///default", 30.0, 0.5).run()
+    finally:
+        over.set()
+        restless.join()
+    assert told.count("report") == 3
+    assert told.count("machines") > 3
