@@ -228,7 +228,7 @@ def test_a_run_killed_while_it_removes_is_finished_by_the_next(host: str, image:
         before = things(connection)
         call("vm", host, **machine(image))
         # By its name alone: what was made for it is then known by the machine only.
-        absent = {"name": "vm-test", "state": "absent", "delete_made_volumes": True}
+        absent: dict[str, Any] = {"name": "vm-test", "state": "absent", "delete_made_volumes": True}
         killed(host, absent, number)
         assert call("vm", host, **absent).changed
         assert things(connection) == before

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
 
 from tests.lab.test_storage_modules import call, remove_volumes
@@ -51,7 +53,7 @@ class Hand:
         return done.stdout
 
     def machines(self) -> dict[str, str]:
-        """Return name → host of all machines."""
+        """Return name → host of all machines; every host must answer."""
         return {vm["name"]: host.name for host in self.lab.hosts() for vm in call("vm_info", host.uri).values["vms"]}
 
 
@@ -60,6 +62,8 @@ def hand(lab: Lab, tmp_path: Path) -> Iterator[Hand]:
     by_hand = Hand(lab, tmp_path)
     by_hand("image/import", {"virtfleet_image": {"name": BASE, "pool": "default", "src": lab.status()["image"]}})
     yield by_hand
+    for host_ in lab.hosts():
+        lab.undo(host_.name)
     for name, host in by_hand.machines().items():
         if name.startswith("hand"):
             call("vm", lab.host(host).uri, name=name, state="absent", delete_made_volumes=True)
@@ -113,6 +117,84 @@ def test_what_does_not_fit_is_said_and_nothing_is_made(hand: Hand) -> None:
 
 def test_a_machine_that_is_nowhere_is_said(hand: Hand) -> None:
     assert "No host has the machine nowhere" in hand("vm/start", {"virtfleet_vms": [{"name": "nowhere"}]}, code=2)
+
+
+UUID = "6c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c11"
+OTHER = "6c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c12"
+
+
+def made(hand: Hand, **more: Any) -> None:
+    """Make one paused machine with the UUID above on host2."""
+    wanted = machine("hand1", 1, uuid=UUID, host="host2", **more)
+    hand("vm/create", {"virtfleet_vms": [wanted], "virtfleet_state": "paused"})
+
+
+def test_machines_are_found_by_uuid_and_never_mistaken_for_one_of_the_same_name(hand: Hand) -> None:
+    made(hand)
+    by_uuid = {"virtfleet_vms": [{"uuid": UUID.upper()}]}
+    mistaken = {"virtfleet_vms": [{"name": "hand1", "uuid": OTHER}]}
+    assert changed(hand("vm/resume", by_uuid)) == 1
+    assert f"No host has the machine hand1, UUID {OTHER}." in hand("vm/pause", mistaken, code=2)
+    assert changed(hand("vm/delete", mistaken)) == 0
+    quickly = {"virtfleet_grace": 0, "virtfleet_force": True}
+    assert changed(hand("vm/reboot", {**by_uuid, **quickly})) == 1
+    assert changed(hand("vm/stop", {**by_uuid, **quickly})) == 1
+    assert changed(hand("vm/stop", {**by_uuid, **quickly})) == 0
+    assert changed(hand("vm/start", by_uuid)) == 1
+    assert changed(hand("vm/delete", by_uuid)) == 1
+    assert hand.machines() == {}
+
+
+@pytest.mark.parametrize("playbook", ["start", "stop", "reboot", "pause", "resume", "delete"])
+def test_a_machine_without_name_and_uuid_is_refused(hand: Hand, playbook: str) -> None:
+    told = hand(f"vm/{playbook}", {"virtfleet_vms": [{}]}, code=2)
+    assert "one of the following is required: name, uuid" in told
+
+
+def test_delete_leaves_what_virtfleet_did_not_make_unless_it_is_forced(hand: Hand) -> None:
+    host = hand.lab.host("host1").uri
+    call("volume", host, name="hand-data", pool="default", size="1MiB")
+    with opened_host(host, Deadline(10)) as connection:
+        path = connection.storagePoolLookupByName("default").storageVolLookupByName("hand-data").path()
+        disk = f"<disk type='file'><source file='{path}'/><target dev='vda'/></disk>"
+        body = f"<memory unit='MiB'>16</memory><os><type>hvm</type></os><devices>{disk}</devices>"
+        connection.defineXML(f"<domain type='qemu'><name>hand-other</name>{body}</domain>")
+    named = {"virtfleet_vms": [{"name": "hand-other"}]}
+    assert "virtfleet did not make it" in hand("vm/delete", named, code=2)
+    assert hand.machines() == {"hand-other": "host1"}
+    assert changed(hand("vm/delete", {**named, "virtfleet_force_unmanaged": True})) == 1
+    with opened_host(host, Deadline(10)) as connection:
+        assert connection.storagePoolLookupByName("default").storageVolLookupByName("hand-data").path() == path
+
+
+def test_a_silent_host_hinders_only_what_needs_it(hand: Hand) -> None:
+    hand.lab.fault("freeze-libvirtd", "host1")
+    impatient = {"virtfleet_connect_timeout": 2}
+    made_elsewhere = {"virtfleet_vms": [machine("hand1", 1)], "virtfleet_state": "paused", **impatient}
+    assert changed(hand("vm/create", made_elsewhere)) == 1
+    assert hand.lab.status()["hosts"][0]["faults"]
+    pinned = {"virtfleet_vms": [machine("hand2", 2, host="host1")], **impatient}
+    assert "host1" in hand("vm/create", pinned, code=2)
+    assert changed(hand("vm/resume", {"virtfleet_vms": [{"name": "hand1"}], **impatient})) == 1
+    told = hand("vm/resume", {"virtfleet_vms": [{"name": "hand2"}], **impatient}, code=2)
+    assert "No host has the machine hand2. host1: Failed to connect" in told
+    one_host = {"virtfleet_vms": [{"name": "hand2"}], "virtfleet_targets": "host1", **impatient}
+    assert "libvirt daemon did not answer" in hand("vm/resume", one_host, code=2)
+
+
+def test_user_data_are_in_no_output_however_verbose(hand: Hand) -> None:
+    marker = "marker-4711"
+    wanted = machine("hand1", 1, cloud_init={"user_data": f"#cloud-config\n# {marker}\n"})
+    variables = {"virtfleet_vms": [wanted], "virtfleet_state": "paused"}
+    assert marker not in hand("vm/create", variables, "-vvv", "--diff")
+
+
+def test_of_several_machines_a_broken_one_is_told_and_the_others_are_made(hand: Hand) -> None:
+    broken = machine("hand2", 2, host="host1", disks=[{"image": "no-such-base", "size": "1GiB"}])
+    wanted = [machine("hand1", 1, host="host1"), broken, machine("hand3", 3, host="host2")]
+    told = hand("vm/create", {"virtfleet_vms": wanted, "virtfleet_state": "paused"}, code=2)
+    assert "no-such-base" in told
+    assert hand.machines() == {"hand1": "host1", "hand3": "host2"}
 
 
 @pytest.mark.parametrize("wrong", [{"virtfleet_vms": "x"}, {}, {"virtfleet_vms": [], "virtfleet_wait_for": "godot"}])

@@ -67,13 +67,16 @@ def _start(listen: str | None, *, s1: bool) -> tuple[str, bool]:
         started, fresh = processes.start(listen, {"VIRTFLEET_S1_ENABLED": "1"} if s1 else None)
     except processes.ProcessError as error:
         raise CliError(str(error), FAILED) from error
+    if s1 and not started.s1:
+        problem = f"The fleet on {started.listen} runs already, without the routes of S1."
+        raise CliError(f"{problem} End it first: virtfleet down.", FAILED)
     return started.listen, fresh
 
 
 def _stay() -> None:
-    say("Ctrl-C ends it.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
+        say("Ctrl-C ends it.")
         while _is_running():
             time.sleep(0.5)
         raise CliError("The processes have ended; their logs are in the fleet's home.", FAILED)
