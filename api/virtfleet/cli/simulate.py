@@ -12,6 +12,7 @@ import typer
 
 from virtfleet.cli.client import USAGE, CliError, reported
 from virtfleet.cli.output import Column, Format, Output, plain, say, show_list, show_one
+from virtfleet.cli.plans import MOVES, PLAN
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -26,12 +27,6 @@ HostMemory = Annotated[str, typer.Option(help="Memory of each of them, with its 
 MaxMoves = Annotated[int | None, typer.Option(min=0, help="The most moves.")]
 Save = Annotated[Path | None, typer.Option(help="Write what comes out as an htools file.")]
 
-MOVES: list[Column] = [
-    ("STEP", lambda move: move["batch"] + 1),
-    *plain("vm", "from", "to"),
-    ("GIB", lambda move: f"{move['bytes'] / 2**30:.1f}"),
-    ("SCORE", lambda move: f"{move['score_before']:.4f} → {move['score_after']:.4f}"),
-]
 FLAVORS: list[Column] = [
     *plain("flavor", "fits"),
     ("WITH ONE HOST LOST", lambda each: each["fits_n_plus_one"]),
@@ -42,17 +37,7 @@ COMMON: list[Column] = [
     ("TIME", lambda report: f"{report['cpu_seconds']:.2f} s of CPU, {report['wall_seconds']:.2f} s"),
     *plain("summary"),
 ]
-PLAN: list[Column] = [
-    (
-        "HOSTS",
-        lambda plan: f"{plan['hosts']}, in use {plan['hosts_used_before']} → {plan['hosts_used_after']}",
-    ),
-    ("SCORE", lambda plan: f"{plan['score_before']:.4f} → {plan['score_after']:.4f}"),
-    ("MOVES", lambda plan: f"{len(plan['moves'])} in {len(plan['batches'])} steps"),
-    ("MOVED", lambda plan: f"{plan['moved_gib']:,.1f} GiB"),
-    ("LOSS OF A HOST", lambda plan: " → ".join(_bearable(plan["n_plus_one"][when]) for when in ("before", "after"))),
-    *COMMON,
-]
+PLANNED: list[Column] = [*PLAN, *COMMON]
 CAPACITY: list[Column] = [("HOSTS", lambda report: f"{report['hosts']}, in use {report['hosts_used']}"), *COMMON]
 REPLAY: list[Column] = [
     ("MACHINES", lambda report: f"{report['machines']}, at most {report['machines_at_once']} at one time"),
@@ -67,10 +52,6 @@ LOADS: list[Column] = [
     ("SLOWEST", lambda report: f"{report['slowest_seconds'] / 60:.0f} min from overload to action"),
     *COMMON,
 ]
-
-
-def _bearable(holds: bool) -> str:
-    return "bearable" if holds else "not bearable"
 
 
 @contextmanager
@@ -139,7 +120,7 @@ def balance(
     with _simulation(file) as simulation:
         found = simulation.read(file, simulation.Hardware(hosts, host_vcpus, host_memory))
         options = _given(max_moves=max_moves, enough=enough, min_gain=min_gain)
-        _show(simulation.balanced(found, policy, options, save), PLAN, output, "moves", MOVES)
+        _show(simulation.balanced(found, policy, options, save), PLANNED, output, "moves", MOVES)
 
 
 @app.command()
@@ -159,7 +140,7 @@ def consolidate(
     with _simulation(file) as simulation:
         found = simulation.read(file, simulation.Hardware(hosts, host_vcpus, host_memory))
         options = _given(rule=rule, max_moves=max_moves, least_hosts=least_hosts)
-        _show(simulation.consolidated(found, policy, options, save), PLAN, output, "moves", MOVES)
+        _show(simulation.consolidated(found, policy, options, save), PLANNED, output, "moves", MOVES)
 
 
 @app.command()

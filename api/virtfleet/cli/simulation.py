@@ -153,11 +153,8 @@ def consolidated(simulation: Simulation, policy: str, options: dict[str, Any], s
 
 
 def _planned(simulation: Simulation, state: State, plan: dict[str, Any], save: Path | None) -> Report:
-    result = after(state, plan)
-    report = simulation.report(
-        plan, hosts=len(state.hosts), hosts_used_before=_used(state), hosts_used_after=_used(result)
-    )
-    _save(result, save)
+    report = simulation.report(plan, hosts_used=plan["hosts_used_after"])
+    _save(after(state, plan), save)
     return report
 
 
