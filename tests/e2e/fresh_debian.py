@@ -1,6 +1,6 @@
 """`./fleet demo` on a fresh, minimal Debian 12, as a new user meets it; a table of what each step took at the end.
 
-    .venv/bin/python -m tests.e2e.fresh_debian [--test=WORDS]    # then also `./fleet test WORDS`, such as --test=--quick
+    .venv/bin/python -m tests.e2e.fresh_debian [--test=WORDS]    # then also `./fleet test WORDS`, e.g. --test=--quick
 
 The system is a folder made by mmdebstrap (Debian's smallest variant and Python), with namespaces of its own for mounts,
 processes, IPC and its name; in it lies a clean clone of this checkout's last commit. It shares the kernel, the devices
