@@ -180,7 +180,7 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
     return {
         "name": vm.libvirt_name,
         "uuid": vm.uuid,
-        "state": "running" if new.start else "present",
+        "state": "paused" if new.paused else "running" if new.start else "present",
         "vcpus": vm.vcpus,
         "memory": format_size(vm.memory_bytes),
         "disks": [
