@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from ansible_collections.virtfleet.core.plugins.module_utils import image_source
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from virtfleet import clock, names, settings
@@ -18,7 +18,7 @@ from virtfleet.errors import Problem
 from virtfleet.ids import new_id
 from virtfleet.jobs import kinds, lifecycle
 from virtfleet.jobs.kinds import Outcome
-from virtfleet.models import UNFINISHED, Host, Image, ImageCopy, Job, Vm
+from virtfleet.models import UNFINISHED, Host, Image, ImageCopy, Job
 from virtfleet.services import ledger
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
@@ -143,16 +143,30 @@ def register(session: Session, who: Principal, new: NewImage, facts: Facts, numb
 
 
 def choose(session: Session, who: Principal, ref: str | None) -> Image:
-    """Return the image asked for, or the first one. Raises Problem."""
+    """Return the image asked for, or the first one; none that is being removed. Raises Problem."""
     if ref is not None:
         image = find(session, Image, "image", ref, who)
-    else:
-        mine = select(Image).where(Image.project_id == who.project_id).order_by(Image.number)
-        first = session.scalars(mine).first()
-        if first is None:
-            raise Problem("not_ready", "The fleet has no image yet.", "Add one: virtfleet image add FILE.")
-        image = first
-    return image
+        removal = removal_of(session, image)
+        if removal is not None:
+            hint = f"Use another one, or wait for the job {removal.id} and register it again."
+            raise Problem("not_ready", f"Image {image.name!r} is being removed.", hint)
+        return image
+    mine = select(Image).where(Image.project_id == who.project_id).order_by(Image.number)
+    for image in session.scalars(mine):
+        if removal_of(session, image) is None:
+            return image
+    raise Problem("not_ready", "The fleet has no image yet.", "Add one: virtfleet image add FILE.")
+
+
+def removal_of(session: Session, image: Image) -> Job | None:
+    """Return the job that is removing the image, if there is one."""
+    removing = (ImageCopy.image_id == image.id, Job.kind == "image.remove", Job.state.in_(UNFINISHED))
+    return session.scalars(select(Job).join(ImageCopy, ImageCopy.job_id == Job.id).where(*removing)).first()
+
+
+def base_lock(place: str, pool: str, image: Image) -> str:
+    """Return the lock of a base volume: equal images share one, and it comes and goes in the order of the requests."""
+    return f"base:{place}:{pool}:{image.volume}"
 
 
 def ensure_copy(session: Session, who: Principal, image: Image, host: Host, pool: str, *, shared: bool) -> str | None:
@@ -185,7 +199,7 @@ def ensure_copy(session: Session, who: Principal, image: Image, host: Host, pool
         variables={"virtfleet_image": wanted},
         subjects=[{"type": "image", "id": image.id, "name": image.name}],
         context={"copy": copy.id},
-        exclusive=[f"copy:{copy.id}"],
+        exclusive=[base_lock(place, pool, image)],
     )
     copy.job_id = made.id
     session.flush()
@@ -227,19 +241,3 @@ def forget_copy(session: Session, image_id: str, host: Host, pool: str) -> None:
     ):
         session.delete(copy)
     session.flush()
-
-
-def remove(session: Session, who: Principal, image: Image) -> None:
-    """Forget an image that no machine was made from. Base volumes in the pools stay: machines may lie over them."""
-    count = session.scalar(select(func.count()).select_from(Vm).where(Vm.image_id == image.id))
-    if count:
-        raise Problem("in_use", f"{count} machines were made from image {image.name!r}.", "Delete them first.")
-    busy = select(Job.id).join(ImageCopy, ImageCopy.job_id == Job.id)
-    if session.scalar(busy.where(ImageCopy.image_id == image.id, Job.state.in_(UNFINISHED)).limit(1)) is not None:
-        raise Problem("in_use", f"Image {image.name!r} is being copied to a host.", "Wait for that job to end.")
-    for copy in session.scalars(select(ImageCopy).where(ImageCopy.image_id == image.id)):
-        session.delete(copy)
-    session.flush()
-    session.delete(image)
-    ledger.audit(session, who, "image.delete", image.id)
-    ledger.changed(session, "image", image.id, "deleted", image.project_id, name=image.name)
