@@ -1,6 +1,5 @@
 """Images: registered once with their checksum, copied into a pool when a machine first needs them there."""
 
-import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from virtfleet.services.lookup import find
 
 READ_SECONDS = 1800.0
 """How long reading an image file for its checksum may take."""
-SUFFIX = re.compile(r"(\.(qcow2|img|raw|iso|vmdk))?(\.(gz|xz|zst))?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,17 +47,6 @@ class Facts:
     virtual_size_bytes: int
 
 
-def name_from(source: str) -> str:
-    """Return the name of an image that was given none: the file's, without a known suffix (S1.11)."""
-    last = (urlsplit(source).path if is_url(source) else source).rstrip("/").rpartition("/")[2]
-    return SUFFIX.sub("", last) or last
-
-
-def is_url(source: str) -> bool:
-    """Tell whether the source is fetched over the network."""
-    return source.lower().startswith(("http://", "https://"))
-
-
 def inspect(new: NewImage) -> Facts:
     """Read a local image file; of a URL only its checksum is known. Call it outside of any transaction.
 
@@ -67,7 +54,7 @@ def inspect(new: NewImage) -> Facts:
     """
     try:
         checksum = image_source.check_checksum(new.checksum) if new.checksum else None
-        if is_url(new.source):
+        if names.is_url(new.source):
             return _promised(image_source.check_url(new.source), checksum)
         path = Path(new.source)
         if not path.is_absolute() or "\0" in new.source or not new.source.isprintable():
@@ -78,7 +65,7 @@ def inspect(new: NewImage) -> Facts:
                 errors=[{"field": "source", "message": "not a path or URL"}],
             )
         _refuse_own_files(path)
-        wanted = f"register the image {name_from(new.source)[:63]!r}"
+        wanted = f"register the image {names.of_image(new.source)[:63]!r}"
         deadline = Deadline(READ_SECONDS)
         with image_source.local_file(
             new.source, asked_format=None, checksum=checksum, wanted=wanted, deadline=deadline
@@ -117,7 +104,7 @@ def _refuse_own_files(path: Path) -> None:
 
 def register(session: Session, who: Principal, new: NewImage, facts: Facts, number: int | None = None) -> Image:
     """Make an image known. Raises Problem `already_exists`."""
-    name = names.check(new.name or name_from(new.source), "image")
+    name = names.check(new.name or names.of_image(new.source), "image")
     taken = select(Image.id).where(Image.project_id == who.project_id, Image.name == name)
     if session.scalar(taken) is not None:
         raise Problem("already_exists", f"There is an image {name!r} already.", "Choose another name.")
@@ -186,7 +173,7 @@ def ensure_copy(session: Session, who: Principal, image: Image, host: Host, pool
     wanted: dict[str, Any] = {
         "name": image.volume,
         "pool": pool,
-        "url" if is_url(image.source) else "src": image.source,
+        "url" if names.is_url(image.source) else "src": image.source,
         "checksum": image.checksum,
         **({"format": image.format} if image.format else {}),
     }
