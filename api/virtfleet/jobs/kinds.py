@@ -69,6 +69,7 @@ KINDS: dict[str, Kind] = {
         Kind("vm.resume", "vm/resume.yml"),
         Kind("host.discover", "host/discover.yml", timeout=60.0),
         Kind("image.import", "image/import.yml", timeout=1800.0),
+        Kind("image.remove", "image/remove.yml"),
     )
 }
 
