@@ -112,6 +112,8 @@ class DirectAction(NormalWay):
             except Exception as error:  # a defect: its text, too, must not tell a secret
                 raise AnsibleActionFail(remove_values(f"{type(error).__name__}: {error}", hidden)) from None
         answer["invocation"] = {"module_args": params}
+        if not hidden:
+            return answer
         plain = {key: value for key, value in answer.items() if value is None or isinstance(value, bool)}
         return {**remove_values(answer, hidden), **plain}
 
