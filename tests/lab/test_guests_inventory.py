@@ -1,4 +1,4 @@
-"""The inventory of machines on the lab: groups, addresses, the cache; a silent host is a warning, no text a template."""
+"""The inventory of machines on the lab: groups, addresses, the cache; a silent host is a warning."""
 
 import json
 import os
@@ -47,7 +47,10 @@ class Inventory:
 
     def read(self, *words: str) -> tuple[dict[str, set[str]], dict[str, dict[str, Any]]]:
         """Return the groups with their hosts, and the variables of every host."""
-        listed = json.loads(self.run("ansible-inventory", "--list", *words))
+        # What is no template is written as {"__ansible_unsafe": text}.
+        listed = json.loads(
+            self.run("ansible-inventory", "--list", *words), object_hook=lambda each: each.get("__ansible_unsafe", each)
+        )
         variables = listed.pop("_meta")["hostvars"]
         return {name: set(group.get("hosts", ())) for name, group in listed.items() if name != "all"}, variables
 
@@ -201,16 +204,11 @@ def test_addresses_come_from_record_lease_and_agent(lab: Lab, inventory: Invento
     uri = lab.host("host1").uri
     call("image", uri, name="inv-base", pool="default", src=lab.status()["image"], timeout=120.0)
     nic = {"bridge": "vmbr0", "mac": "52:54:00:aa:cc:01", "address": "10.78.0.77/22"}
-    machine: dict[str, Any] = {
-        "name": "inv-run",
-        "uuid": str(uuid.uuid4()),
-        "state": "running",
-        "vcpus": 1,
-        "memory": "128MiB",
-    }
-    disk = {"image": "inv-base", "size": "1GiB"}
+    parts: dict[str, Any] = {"disks": [{"image": "inv-base", "size": "1GiB"}], "networks": [nic], "cloud_init": {}}
+    size: dict[str, Any] = {"vcpus": 1, "memory": "128MiB", "state": "running"}
+    identifier = str(uuid.uuid4())
     try:
-        call("vm", uri, **machine, disks=[disk], networks=[nic], cloud_init={}, wait_for="agent", timeout=200.0)
+        call("vm", uri, name="inv-run", uuid=identifier, **parts, **size, wait_for="agent", timeout=200.0)
         for sources in (["record"], ["agent"], ["lease", "agent", "arp"]):
             inventory.write({"host1": uri}, address_from=sources)
             assert inventory.read()[1]["inv-run"]["ansible_host"] == "10.78.0.77"
