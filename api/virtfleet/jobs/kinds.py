@@ -67,6 +67,9 @@ KINDS: dict[str, Kind] = {
         Kind("vm.reboot", "vm/reboot.yml"),
         Kind("vm.pause", "vm/pause.yml"),
         Kind("vm.resume", "vm/resume.yml"),
+        # A program that may have run is not run again.
+        Kind("vm.exec", "vm/exec.yml", max_attempts=1),
+        Kind("vm.guest_info", "vm/guest_info.yml", timeout=120.0),
         Kind("host.discover", "host/discover.yml", timeout=60.0),
         Kind("image.import", "image/import.yml", timeout=1800.0),
         Kind("image.remove", "image/remove.yml"),

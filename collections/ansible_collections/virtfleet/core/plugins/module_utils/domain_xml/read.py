@@ -11,6 +11,8 @@ from typing import Any
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
 
 _UNITS = {"b": 1, "bytes": 1, "KiB": 2**10, "k": 2**10, "MiB": 2**20, "M": 2**20, "GiB": 2**30, "G": 2**30}
+_OURS = ("made_volumes", "fixed_addresses")
+"""What the module itself keeps beside the metadata that it was given, returned apart from them."""
 
 
 def read(document: str) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def read(document: str) -> dict[str, Any]:
     networks: `[{kind, source, mac, model, device}]`. `managed` is whether virtfleet made it.
     """
     root = ET.fromstring(document)
-    kept = metadata.read(document)
+    kept = metadata.of(root)
     kind = root.find("os/type")
     return {
         "name": root.findtext("name"),
@@ -31,8 +33,9 @@ def read(document: str) -> dict[str, Any]:
         "machine": kind.get("machine") if kind is not None else None,
         "disks": [_disk(disk) for disk in root.iterfind("devices/disk")],
         "networks": [_nic(nic) for nic in root.iterfind("devices/interface")],
-        "metadata": {key: value for key, value in kept.items() if key != "made_volumes"},
+        "metadata": {key: value for key, value in kept.items() if key not in _OURS},
         "made_volumes": kept.get("made_volumes") or [],
+        "fixed_addresses": kept.get("fixed_addresses") or [],
         "managed": bool(kept),
     }
 
