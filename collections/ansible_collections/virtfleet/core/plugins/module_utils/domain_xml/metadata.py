@@ -39,7 +39,12 @@ def build(values: dict[str, Any]) -> ET.Element:
 
 def read(domain_xml: str) -> dict[str, Any]:
     """Return the values in a domain's XML; empty for a machine that is not ours, or whose element is broken."""
-    element = ET.fromstring(domain_xml).find(f"metadata/{TAG}")
+    return of(ET.fromstring(domain_xml))
+
+
+def of(root: ET.Element) -> dict[str, Any]:
+    """Return the values in a `<domain>` element, as `read` does."""
+    element = root.find(f"metadata/{TAG}")
     if element is None or not element.text:
         return {}
     try:
