@@ -53,7 +53,7 @@ def prepare(
     `active` is whether it is to be treated as running: one that is stopped first need not be changed live.
     Raises VirtfleetError, also for what could not be done.
     """
-    definition, running = _documents(domain, active=active)
+    definition, running = documents(domain, active=active)
     found = vm_settings.settings_of(options, capabilities.machine_names(connection) if options["machine"] else None)
     steps = patch.steps(options[_PATCH] or [])
     first = definition if definition is not None else running
@@ -82,7 +82,7 @@ def prepare(
     return prepared
 
 
-def _documents(domain: libvirt.virDomain, *, active: bool) -> tuple[ET.Element | None, ET.Element | None]:
+def documents(domain: libvirt.virDomain, *, active: bool) -> tuple[ET.Element | None, ET.Element | None]:
     """Return the kept and the live document; with passwords, which would be lost by writing it back otherwise."""
     secure = libvirt.VIR_DOMAIN_XML_SECURE
     try:
@@ -195,7 +195,7 @@ def _change_kept(
     except libvirtError as error:
         raise translate(error, wanted) from error
     undo.append(lambda: connection.defineXML(before))
-    after, _live = _documents(domain, active=False)
+    after, _live = documents(domain, active=False)
     if after is not None:
         _check_kept(domain, prepared, after)
 
@@ -269,11 +269,15 @@ def set_disk_io(domain: libvirt.virDomain, target: str, value: Mapping[str, int]
 
 def _set_metadata(domain: libvirt.virDomain, live: ET.Element, value: dict[str, Any], _deadline: Deadline) -> None:
     apart = {key: kept for key, kept in metadata.of(live).items() if key in settings.KEPT_APART}
-    element = metadata.build({**value, **apart})
+    set_metadata(domain, {**value, **apart}, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def set_metadata(domain: libvirt.virDomain, values: dict[str, Any], flags: int) -> None:
+    """Replace all that we keep with a machine."""
+    element = metadata.build(values)
     element.tag = metadata.TAG.rpartition("}")[2]  # libvirt puts it into the namespace itself
     document = ET.tostring(element, encoding="unicode")
-    where = libvirt.VIR_DOMAIN_AFFECT_LIVE
-    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, document, "virtfleet", metadata.NAMESPACE, where)
+    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, document, "virtfleet", metadata.NAMESPACE, flags)
 
 
 _LIVE: dict[str, Callable[[libvirt.virDomain, ET.Element, Any, Deadline], None]] = {

@@ -59,10 +59,8 @@ class Wanted:
             if nic["model"] is not None:
                 check_name(nic["model"], "card model")
         for disk in self.options["disks"] or []:
-            serial = disk["serial"]
-            if serial is not None and len(check_name(serial, "serial number")) > MAX_SERIAL_LENGTH:
-                text = f"a machine sees only {MAX_SERIAL_LENGTH} characters of it"
-                raise VirtfleetError(f"use {shown(serial)} as serial number", text, "Use a shorter one.", "invalid")
+            if disk["serial"] is not None:
+                check_serial(disk["serial"])
 
     @property
     def state(self) -> str:
@@ -114,6 +112,14 @@ def check_uuid(uuid: str) -> str:
     except ValueError:
         hint = "Write it like 5c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c11, or leave it out."
         raise VirtfleetError(f"use {shown(uuid)} as a UUID", "it is not one", hint, "invalid") from None
+
+
+def check_serial(serial: str) -> str:
+    """Return a disk's serial number as a machine can see it. Raises VirtfleetError `invalid`."""
+    if len(check_name(serial, "serial number")) > MAX_SERIAL_LENGTH:
+        text = f"a machine sees only {MAX_SERIAL_LENGTH} characters of it"
+        raise VirtfleetError(f"use {shown(serial)} as serial number", text, "Use a shorter one.", "invalid")
+    return serial
 
 
 def check_distinct(machines: Sequence[dict[str, Any]]) -> None:
