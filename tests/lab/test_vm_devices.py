@@ -180,7 +180,7 @@ def test_a_running_machine_works_with_its_disks_and_cards(host: str, image: str)
         # The machine needs drivers for its disks, which it has for virtio and SCSI.
         for bus, device in (("virtio", "vdc"), ("scsi", "sda")):
             inside(domain, f"{SOON} [ -b /dev/{device} ] && exit 0; sleep 1; done; exit 1")
-            inside(domain, f"mke2fs -t ext4 /dev/{device} && mkdir -p /mnt/{bus} && mount /dev/{device} /mnt/{bus}")
+            inside(domain, f"mke2fs -b 4096 /dev/{device} && mkdir -p /mnt/{bus} && mount /dev/{device} /mnt/{bus}")
             inside(domain, f"echo kept > /mnt/{bus}/file")
             options: dict[str, Any] = {"name": "vm-test", "serial": bus, "size": "64MiB", "timeout": 120.0}
             grown = agreed("vm_disk", host, **options)

@@ -2,9 +2,12 @@
 
 import typer
 
-from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, vms
+from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, vm_changes, vms
 
 app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt hosts.", pretty_exceptions_enable=False)
+vms.app.command("resize")(vm_changes.resize)
+vms.app.add_typer(vm_changes.disk, name="disk")
+vms.app.add_typer(vm_changes.nic, name="nic")
 app.add_typer(vms.app, name="vm")
 app.add_typer(hosts.app, name="host")
 app.add_typer(images.app, name="image")

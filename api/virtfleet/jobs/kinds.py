@@ -67,6 +67,9 @@ KINDS: dict[str, Kind] = {
         Kind("vm.reboot", "vm/reboot.yml"),
         Kind("vm.pause", "vm/pause.yml"),
         Kind("vm.resume", "vm/resume.yml"),
+        Kind("vm.resize", "vm/resize.yml"),
+        Kind("vm.disk", "vm/disk.yml"),
+        Kind("vm.nic", "vm/nic.yml"),
         Kind("host.discover", "host/discover.yml", timeout=60.0),
         Kind("image.import", "image/import.yml", timeout=1800.0),
     )

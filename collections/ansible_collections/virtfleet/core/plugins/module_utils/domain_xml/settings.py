@@ -29,7 +29,7 @@ IO_LIMITS = {
     "write_iops": "write_iops_sec",
 }
 """Our names of the limits of a disk, and libvirt's."""
-KEPT_APART = ("made_volumes", "attempt")
+KEPT_APART = ("made_volumes", "detached_volumes", "attempt")
 """What stands in our metadata for our own use."""
 _KIB = 1024
 _TYPES = {"kvm": "kvm", "qemu": "tcg"}

@@ -144,7 +144,9 @@ def _disown(machine: Machine, path: str) -> None:
         made = values.get("made_volumes") or []
         left = [each for each in made if _path_of(machine, each) != path]
         if len(left) != len(made):
-            vm_update.set_metadata(machine.domain, {**values, "made_volumes": left}, flag)
+            parted = [*(values.get("detached_volumes") or []), *(each for each in made if each not in left)]
+            changed = {**values, "made_volumes": left, "detached_volumes": parted}
+            vm_update.set_metadata(machine.domain, changed, flag)
 
 
 def _path_of(machine: Machine, volume: dict[str, str]) -> str | None:

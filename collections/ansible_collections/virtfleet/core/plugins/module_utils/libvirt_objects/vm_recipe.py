@@ -269,5 +269,7 @@ def _made_for(connection: libvirt.virConnect, wanted: Wanted, facts: dict[str, A
         return vms.leftovers(connection, wanted.name, wanted.uuid) if wanted.name and wanted.uuid else []
     made = list(facts["made_volumes"])
     attached = {PurePosixPath(disk["source"] or "").name for disk in facts["disks"]} - {each["name"] for each in made}
+    # One that was made for it and then detached is in nobody's way, and has data in it.
+    attached |= {each["name"] for each in facts["detached_volumes"]}
     left = vms.leftovers(connection, facts["name"], facts["uuid"])
     return made + [each for each in left if each["name"] not in attached]
