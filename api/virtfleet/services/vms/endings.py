@@ -12,7 +12,7 @@ from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, creation
+from virtfleet.services.vms import actions, creation, resizing
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -161,6 +161,24 @@ def _changed(session: Session, job: Job, outcome: Outcome) -> None:
 
 for _action in actions.ACTIONS:
     kinds.finisher(f"vm.{_action}")(_changed)
+
+
+@kinds.finisher("vm.resize")
+def resized(session: Session, job: Job, outcome: Outcome) -> None:
+    """Keep what was changed; what was not is not reserved any longer."""
+    for _, vm in list(_vms(session, job)):
+        item = _item(outcome, vm)
+        machine = item is not None and not item.get("failed")
+        disk = any((result or {}).get("disk") for result in outcome.result.values())
+        if outcome.state != "succeeded":
+            resizing.take_back(vm, job.context, machine=not machine, disk=not disk)
+            vm.error = _error(job, outcome, item)
+        if machine and item is not None:
+            error = vm.error if outcome.state != "succeeded" else None
+            _keep(session, vm, {**item, "addresses": item.get("addresses") or vm.seen_addresses})
+            vm.error = error
+        else:
+            _tell(session, vm)
 
 
 def of_job(session: Session, job: Job) -> list[Vm]:
