@@ -2,9 +2,11 @@
 
 import typer
 
-from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, vms
+from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, migrations, vms
 
 app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt hosts.", pretty_exceptions_enable=False)
+vms.app.command("migrate")(migrations.migrate)
+hosts.app.command("evacuate")(migrations.evacuate)
 app.add_typer(vms.app, name="vm")
 app.add_typer(hosts.app, name="host")
 app.add_typer(images.app, name="image")

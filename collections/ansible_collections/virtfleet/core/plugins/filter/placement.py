@@ -12,11 +12,23 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_size
 from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.live_hosts import place_machines
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.moving import evacuation as plan_evacuation
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.moving import moves as plan_moves
 
 
 def place(machines: object, hosts: object, policy: object = placement.DEFAULT_POLICY, **options: Any) -> dict[str, Any]:
     """Decide where machines go on the hosts that `host_info` describes."""
     return place_machines(machines, hosts, parse_size, policy, **options)
+
+
+def moves(machines: object, hosts: object, policy: object = placement.DEFAULT_POLICY, **options: Any) -> dict[str, Any]:
+    """Decide where machines move to on the hosts that `host_info` describes."""
+    return plan_moves(machines, hosts, parse_size, policy, **options)
+
+
+def evacuation(hosts: object, leaving: object, policy: object = placement.DEFAULT_POLICY, **options: Any) -> Any:
+    """Plan the moves that empty hosts, as `host_info` describes them."""
+    return plan_evacuation(hosts, leaving, parse_size, policy, **options)
 
 
 def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,6 +45,8 @@ def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "place": place,
+    "moves": moves,
+    "evacuation": evacuation,
     "rebalance": placement.rebalance,
     "consolidate": placement.consolidate,
     "drain": placement.drain,
