@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from virtfleet import clock, database, settings
 from virtfleet.errors import Problem
 from virtfleet.jobs import lifecycle, queue
-from virtfleet.models import UNFINISHED, Host, Job, Vm
+from virtfleet.models import UNFINISHED, Host, Job, Move, Vm
 from virtfleet.services import ledger
 from virtfleet.services.auth import Principal
 
@@ -120,6 +120,12 @@ def retry_cleanups() -> int:
     return len(jobs)
 
 
+def hosts_of(session: Session, vms: Sequence[Vm]) -> list[str]:
+    """Return the ids of the hosts on which machines may be when a job begins: one that is on its way has two."""
+    bound_for = select(Move.target_id).where(Move.vm_id.in_([vm.id for vm in vms])).order_by(Move.target_id)
+    return list(dict.fromkeys([*(vm.host_id for vm in vms), *session.scalars(bound_for)]))
+
+
 def reference(vm: Vm) -> dict[str, str]:
     """Return what names the machine beyond doubt: another one of that name is not touched."""
     return {"name": vm.libvirt_name, "uuid": vm.uuid}
@@ -135,7 +141,7 @@ def submit(
     context: dict[str, Any],
 ) -> Job:
     """Make a job that works on machines where they are, one at a time on each of them."""
-    hosts = list(dict.fromkeys(vm.host_id for vm in vms))
+    hosts = hosts_of(session, vms)
     limit = settings.load().jobs_per_host
     job = lifecycle.submit(
         session,
