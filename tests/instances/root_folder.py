@@ -1,4 +1,4 @@
-"""The Debian root folder that all instances lie over: built once from Debian's packages, cached outside the checkout."""
+"""The Debian root folder that all instances lie over: built once from packages, cached outside the checkout."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ INSTALLED = HERE / "packages.txt"  # on every instance, as on a freshly installe
 OFFERED = HERE / "offered.txt"  # in apt's cache: roles install them without any network
 SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
 BUILD_SECONDS = 1800.0
-# What no test reads. Without it a package is unpacked in a fraction of the time; fsync says nothing on a throw-away disk.
+# What no test reads; without it a package is unpacked in a fraction of the time. A throw-away disk needs no fsync.
 DPKG_OPTIONS = (
     "force-unsafe-io",
     "path-exclude=/usr/share/man/*",

@@ -23,11 +23,11 @@ DOCUMENTATION = r"""
 module: hypervisor_certificate
 short_description: The certificate authority of a site, its client and its hosts
 description:
-  - Keeps an authority in a folder of the controller, and signs with it. Keys of hosts never come here; a host sends a request.
-  - A certificate is made again when it was signed by another authority, is for another key, name or address, or ends soon.
+  - Keeps an authority in a folder of the controller, and signs with it. Keys of hosts never come here, only requests.
+  - A certificate is made again when another authority signed it, it is for another key or other names, or ends soon.
 options:
   folder:
-    description: Where the authority (C(ca-key.pem), C(cacert.pem)) and the client (C(clientkey.pem), C(clientcert.pem)) lie.
+    description: Where the authority (C(ca-key.pem), C(cacert.pem)) and its client's key and certificate lie.
     type: path
     required: true
   kind:
@@ -35,6 +35,15 @@ options:
     type: str
     choices: [client, host]
     required: true
+  common_name:
+    description: Who the certificate is for. Libvirt lets clients in by it.
+    type: str
+    required: true
+  names:
+    description: DNS names and addresses by which the host is reached.
+    type: list
+    elements: str
+    default: []
   request:
     description: The certificate request of a host, PEM.
     type: str
@@ -42,11 +51,6 @@ options:
     description: The certificate that the host has now, PEM, or nothing.
     type: str
     default: ""
-  names:
-    description: DNS names and addresses by which the host is reached. The first is its common name.
-    type: list
-    elements: str
-    default: []
   days:
     description: How long a new certificate of a client or host is valid.
     type: int
@@ -62,9 +66,10 @@ author:
 SPEC: dict[str, dict[str, Any]] = {
     "folder": {"type": "path", "required": True},
     "kind": {"type": "str", "choices": ["client", "host"], "required": True},
+    "common_name": {"type": "str", "required": True},
+    "names": {"type": "list", "elements": "str", "default": []},
     "request": {"type": "str"},
     "certificate": {"type": "str", "default": ""},
-    "names": {"type": "list", "elements": "str", "default": []},
     "days": {"type": "int", "default": 365},
     "renew_days": {"type": "int", "default": 30},
 }
@@ -91,6 +96,21 @@ def _alternative(names: list[str]) -> x509.SubjectAlternativeName:
         except ValueError:
             found.append(x509.DNSName(name))
     return x509.SubjectAlternativeName(found)
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    # Libvirt 9 and QEMU 7 refuse a certificate without key encipherment, though no elliptic curve needs it.
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=False,
+        key_encipherment=not authority,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
@@ -144,27 +164,11 @@ class Authority:
     def make(cls, folder: Path) -> Authority:
         """Make the authority and write it; the certificate last, since it says that all is there."""
         key = ec.generate_private_key(ec.SECP256R1())
-        usage = x509.KeyUsage(
-            digital_signature=False,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=True,
-            crl_sign=True,
-            encipher_only=False,
-            decipher_only=False,
-        )
         certificate = (
-            x509.CertificateBuilder()
-            .subject_name(_name(AUTHORITY_NAME))
+            _unsigned(AUTHORITY_NAME, key.public_key(), _now() + datetime.timedelta(days=AUTHORITY_DAYS))
             .issuer_name(_name(AUTHORITY_NAME))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(_now() - BACKDATED)
-            .not_valid_after(_now() + datetime.timedelta(days=AUTHORITY_DAYS))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(usage, critical=True)
+            .add_extension(_usage(authority=True), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
@@ -173,66 +177,68 @@ class Authority:
         _write(folder / "cacert.pem", _pem(certificate).encode(), 0o644)
         return cls(key, certificate)
 
-    def sign(self, public_key: Any, names: list[str], days: int, uses: list[x509.ObjectIdentifier]) -> str:
-        """Return a certificate for the key, PEM."""
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=True,
-            key_cert_sign=False,
-            crl_sign=False,
-            encipher_only=False,
-            decipher_only=False,
-        )
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(_name(names[0]))
-            .issuer_name(self.certificate.subject)
-            .public_key(public_key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(_now() - BACKDATED)
-            .not_valid_after(min(_now() + datetime.timedelta(days=days), self.certificate.not_valid_after_utc))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-            .add_extension(_alternative(names), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
-        return _pem(certificate)
+    def ends_within(self, days: int) -> bool:
+        """Say whether the authority itself ends within so many days."""
+        return self.certificate.not_valid_after_utc <= _now() + datetime.timedelta(days=days)
 
-    def is_good(self, text: str, public_key: Any, names: list[str], renew_days: int) -> bool:
+    def sign(self, public_key: Any, params: dict[str, Any], uses: list[x509.ObjectIdentifier]) -> str:
+        """Return a certificate for the key and the names of `params`, PEM."""
+        end = min(_now() + datetime.timedelta(days=params["days"]), self.certificate.not_valid_after_utc)
+        unsigned = (
+            _unsigned(params["common_name"], public_key, end)
+            .issuer_name(self.certificate.subject)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(authority=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+        )
+        if params["names"]:
+            unsigned = unsigned.add_extension(_alternative(params["names"]), critical=False)
+        return _pem(unsigned.sign(self.key, hashes.SHA256()))
+
+    def is_good(self, text: str, public_key: Any, params: dict[str, Any]) -> bool:
         """Say whether the certificate is this authority's, for this key and these names, and does not end soon."""
         try:
             certificate = x509.load_pem_x509_certificate(text.encode())
             certificate.verify_directly_issued_by(self.certificate)
-            there = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        except (ValueError, TypeError, InvalidSignature):
             return False
+        try:
+            there = set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        except x509.ExtensionNotFound:
+            there = set()
         return (
             _public(certificate.public_key()) == _public(public_key)
-            and certificate.subject == _name(names[0])
-            and set(there) == set(_alternative(names))
-            and certificate.not_valid_after_utc > _now() + datetime.timedelta(days=renew_days)
+            and certificate.subject == _name(params["common_name"])
+            and there == set(_alternative(params["names"]))
+            and certificate.not_valid_after_utc > _now() + datetime.timedelta(days=params["renew_days"])
         )
 
 
-def ensure_client(folder: Path, days: int, renew_days: int, check: bool) -> bool:
+def _unsigned(common_name: str, public_key: Any, end: datetime.datetime) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(common_name))
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_now() - BACKDATED)
+        .not_valid_after(end)
+    )
+
+
+def ensure_client(folder: Path, params: dict[str, Any], *, check: bool) -> bool:
     """Make authority and client in the folder where they are missing or end soon; say whether that changed anything."""
     authority = Authority.read(folder)
     key_file, certificate_file = folder / "clientkey.pem", folder / "clientcert.pem"
-    names = ["virtfleet-controller"]
     if authority and key_file.exists() and certificate_file.exists():
         public_key = _read_key(key_file).public_key()
-        if authority.is_good(certificate_file.read_text(), public_key, names, renew_days):
+        if authority.is_good(certificate_file.read_text(), public_key, params):
             return False
     if not check:
         authority = authority or Authority.make(folder)
         key = _read_key(key_file) if key_file.exists() else ec.generate_private_key(ec.SECP256R1())
         _write(key_file, _key_pem(key), 0o600)
-        signed = authority.sign(key.public_key(), names, days, [ExtendedKeyUsageOID.CLIENT_AUTH])
+        signed = authority.sign(key.public_key(), params, [ExtendedKeyUsageOID.CLIENT_AUTH])
         _write(certificate_file, signed.encode(), 0o644)
     return True
 
@@ -242,12 +248,12 @@ def sign_host(authority: Authority, params: dict[str, Any]) -> tuple[bool, str]:
     request = x509.load_pem_x509_csr(params["request"].encode())
     if not request.is_signature_valid:
         raise ValueError("the request is not signed by the key that it names")
-    key, names = request.public_key(), params["names"]
-    if authority.is_good(params["certificate"], key, names, params["renew_days"]):
+    key = request.public_key()
+    if authority.is_good(params["certificate"], key, params):
         return False, params["certificate"]
     # A host is a server, and the client of its peers when a machine migrates.
     uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    return True, authority.sign(key, names, params["days"], uses)
+    return True, authority.sign(key, params, uses)
 
 
 def main() -> None:
@@ -255,16 +261,19 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=SPEC, supports_check_mode=True, required_if=[("kind", "host", ["request", "names"])]
     )
-    folder = Path(module.params["folder"])
+    params = module.params
+    folder = Path(params["folder"])
     try:
-        if module.params["kind"] == "client":
-            changed = ensure_client(folder, module.params["days"], module.params["renew_days"], module.check_mode)
-            authority = Authority.read(folder)
-            module.exit_json(changed=changed, authority=_pem(authority.certificate) if authority else "")
+        if params["kind"] == "client":
+            changed = ensure_client(folder, params, check=module.check_mode)
         authority = Authority.read(folder)
+        if authority is not None and authority.ends_within(params["renew_days"]):
+            raise ValueError(f"the authority itself ends on {authority.certificate.not_valid_after_utc:%Y-%m-%d}")
+        if params["kind"] == "client":
+            module.exit_json(changed=changed, authority=_pem(authority.certificate) if authority else "")
         if authority is None:
             raise ValueError("there is no authority; kind=client makes it")
-        changed, certificate = sign_host(authority, module.params)
+        changed, certificate = sign_host(authority, params)
         module.exit_json(changed=changed, certificate=certificate)
     except (OSError, ValueError, TypeError) as error:
         module.fail_json(
