@@ -16,9 +16,7 @@ def _parser() -> argparse.ArgumentParser:
     up = verbs.add_parser("up", help="make a group of instances anew; prints as JSON how to reach each")
     up.add_argument("group", help="what the instances are for, such as hypervisor-default")
     up.add_argument("names", nargs="+", metavar="NAME", help="an instance to make")
-    down = verbs.add_parser(
-        "down", help="remove a group and all that its instances wrote"
-    )
+    down = verbs.add_parser("down", help="remove a group and all that its instances wrote")
     down.add_argument("group")
     verbs.add_parser("list", help="name the groups of this checkout")
     return parser
