@@ -51,7 +51,8 @@ def main() -> None:
             look[f"package {name}"] = status
     for line in output("systemctl", "list-unit-files", "--no-legend", "--no-pager"):
         name, state = line.split()[:2]
-        look[f"unit file {name}"] = state
+        if state != "transient":
+            look[f"unit file {name}"] = state
     for line in output(
         "systemctl", "list-units", "--no-legend", "--no-pager", "--plain", "--type=service,socket,timer"
     ):
