@@ -3,9 +3,9 @@
     .venv/bin/python tests/bench/placement/table.py [--only WORD] [--peers none|small|all] [--datasets FOLDER]
 
 Reads the data sets from FOLDER, else from where VIRTFLEET_DATASETS says, else from `shared/datasets` beside the
-checkout or a folder above it; skips, saying so, what is not there. Ganeti's hbal and hspace run on the same files where they
-are installed: they come with Debian's package ganeti-htools (`apt-get install ganeti-htools`). `small` (the default) runs
-them on the 40-host files, `all` on the large ones too; each is given up after `--peer-seconds` of CPU time.
+checkout or a folder above it; skips, saying so, what is not there. Ganeti's hbal and hspace run on the same files where
+they are installed: they come with Debian's package ganeti-htools (`apt-get install ganeti-htools`). `small` (the
+default) runs them on the 40-host files, `all` on the large ones too; each gets `--peer-seconds` of CPU time.
 Times are CPU seconds; numpy is used where this Python has it: the library needs none, so any Python may run this file.
 The exit status is 1 when a goal is missed that is not listed in SHORT, with the reason, below.
 """

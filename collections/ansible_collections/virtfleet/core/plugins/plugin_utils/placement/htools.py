@@ -28,6 +28,8 @@ LOCAL_POOL = "local"
 LOCAL_TEMPLATES = frozenset({"plain", "drbd", "file", "blockdev"})
 EXCLUSION = "htools:iextags:"
 LOCATION = "htools:nlocation:"
+APART = "apart:"
+"""Before the name of a group that keeps its machines apart, in the files that we write."""
 DEFAULT_VCPU_RATIO = 4.0
 """Ganeti's own default of an instance policy's vcpu-ratio."""
 
@@ -253,14 +255,14 @@ def _sections(state: State) -> list[list[str]]:
     instances = []
     for vm in state.vms:
         disk = sum(each.size_bytes for each in vm.disks if each.pool == LOCAL_POOL)
-        tags = [f"apart:{name}" for name in vm.groups if name in apart]
+        tags = [f"{APART}{name.removeprefix(APART)}" for name in vm.groups if name in apart]
         instances.append(
             f"{vm.id}|{-(-vm.memory_bytes // MIB)}|{-(-disk // MIB)}|{vm.vcpus}|running|Y|{vm.host}|"
             f"|{'plain' if disk else 'ext'}|{','.join(tags)}|1"
         )
     sizes = "128,1,0,1,0,1|128,1,0,1,0,1;1073741824,4096,1073741824,16,16,64|plain,ext"
     ratio = max((host.vcpus_ratio for host in state.hosts), default=DEFAULT_VCPU_RATIO)
-    tags = [f"{EXCLUSION}apart"] if apart else []
+    tags = [EXCLUSION + APART.removesuffix(":")] if apart else []
     if racks:
         tags.append(f"{LOCATION}rack")
     return [

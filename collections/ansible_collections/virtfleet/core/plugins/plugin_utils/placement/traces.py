@@ -80,7 +80,7 @@ def _rows(text: str, what: str, *columns: str) -> Iterator[tuple[dict[str, str],
             where = f"{what}, line {reader.line_num}"
             yield {key: value or "" for key, value in row.items() if isinstance(key, str)}, where
     except csv.Error as error:
-        raise SchemaError(f"{what}, line {reader.line_num}", str(error)) from error
+        raise SchemaError(f"{what}, line {reader.line_num + 1}", str(error)) from error
 
 
 def _number(
@@ -205,7 +205,7 @@ def read_loads_trace(loads: str) -> dict[str, list[float]]:
             else:
                 rows.append([float(cell) for cell in row])
     except csv.Error as error:
-        raise SchemaError(f"loads, line {reader.line_num}", str(error)) from error
+        raise SchemaError(f"loads, line {reader.line_num + 1}", str(error)) from error
     if not rows:
         raise SchemaError("loads", "a line of names and at least one of loads are wanted")
     return {name: [row[at] for row in rows] for at, name in enumerate(names)}
