@@ -112,7 +112,7 @@ def decide(session: Session, who: Principal, new: NewVm) -> Plan:
     """Fill in the defaults. Raises Problem for things that do not exist, and for a disk smaller than the image."""
     chosen = settings.load()
     zone = _zone(session, new)
-    size, flavor = _size(session, who, new)
+    size, flavor = size_of(session, who, new)
     image = images.choose(session, who, new.image)
     if image.virtual_size_bytes > size.disk_bytes:
         raise Problem(
@@ -144,7 +144,8 @@ def _zone(session: Session, new: NewVm) -> Zone:
     return zones.choose(session, new.zone)
 
 
-def _size(session: Session, who: Principal, new: NewVm) -> tuple[Size, Flavor | None]:
+def size_of(session: Session, who: Principal, new: NewVm) -> tuple[Size, Flavor | None]:
+    """Return what a machine will take, and the flavor that says so. Raises Problem `not_found`."""
     complete = None not in (new.vcpus, new.memory_bytes, new.disk_bytes)
     flavor = None if complete and new.flavor is None else flavors.choose(session, who, new.flavor)
     base = DEFAULT_SIZE if flavor is None else Size(flavor.vcpus, flavor.memory_bytes, flavor.disk_bytes)
