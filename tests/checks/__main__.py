@@ -9,7 +9,7 @@ from tests.checks.runner import ROOT, Check, Runner, conclude
 
 PYTHON = sys.executable
 COLLECTION = "collections/ansible_collections/virtfleet/core"
-PYTHON_TREES = ("api", "collections", "tests", "hatch_build.py")
+PYTHON_TREES = ("api", "collections", "roles", "tests", "hatch_build.py")
 
 # Folders of tests, and whether they do without a lab and without the fleet's processes. Those in NOTHING_YET may be
 # missing, for now.
@@ -45,7 +45,7 @@ def pytest(*arguments: str) -> tuple[str, ...]:
 
 def all_checks() -> list[Check]:
     """Return the checks in the order in which they run."""
-    yaml = [name for name in ("playbooks", "inventories/example", COLLECTION, "roles") if (ROOT / name).exists()]
+    yaml = ["playbooks", "inventories/example", COLLECTION, "roles", "tests/instances", ".config"]
     suites = []
     for name, quick in SUITES.items():
         folders = [f"tests/{name}", *([f"{COLLECTION}/tests/unit"] if name == "unit" else [])]
@@ -56,7 +56,7 @@ def all_checks() -> list[Check]:
     return [
         Check("ruff", ("ruff", "check", *PYTHON_TREES)),
         Check("ruff-format", ("ruff", "format", "--check", *PYTHON_TREES)),
-        Check("mypy", ("mypy", "api/virtfleet", COLLECTION + "/plugins", "tests", "hatch_build.py")),
+        Check("mypy", ("mypy", "api/virtfleet", COLLECTION + "/plugins", "roles", "tests", "hatch_build.py")),
         Check("shellcheck", ("shellcheck", *shell_scripts())),
         Check("yamllint", ("yamllint", "--strict", *yaml)),
         Check("docs", (PYTHON, "-m", "tests.checks.docs")),
@@ -66,6 +66,7 @@ def all_checks() -> list[Check]:
         suites[1],
         Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False),
         *suites[2:],
+        Check("roles", (PYTHON, "-m", "tests.checks.roles"), quick=False, cheap=False),
     ]
 
 
