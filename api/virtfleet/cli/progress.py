@@ -98,7 +98,7 @@ def follow(api: Api, job: dict[str, Any]) -> dict[str, Any]:
             if kind in TOLD:
                 line.end()
                 say(f"  {data['host'] or job['kind']}: {printable(data['text'])}")
-            elif kind == "task":
+            elif kind in ("task", "progress"):
                 subject = " ".join([job["kind"], *([", ".join(job["vms"])] if job["vms"] else [])])
                 line.show(f"{subject}: {data['text']} ({time.monotonic() - began:.0f} s)")
     except KeyboardInterrupt:

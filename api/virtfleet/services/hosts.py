@@ -12,7 +12,7 @@ from virtfleet.errors import Problem
 from virtfleet.ids import new_id
 from virtfleet.jobs import kinds, lifecycle
 from virtfleet.jobs.kinds import Outcome
-from virtfleet.models import UNFINISHED, Host, Job, Network, Vm, Zone
+from virtfleet.models import UNFINISHED, Host, Job, Move, Network, Vm, Zone
 from virtfleet.services import ledger, zones
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
@@ -133,7 +133,8 @@ def update(session: Session, who: Principal, host: Host, change: HostUpdate) -> 
 
 
 def _count(session: Session, host: Host) -> int:
-    return session.scalar(select(func.count()).select_from(Vm).where(Vm.host_id == host.id)) or 0
+    here = session.scalar(select(func.count()).select_from(Vm).where(Vm.host_id == host.id)) or 0
+    return here + (session.scalar(select(func.count()).select_from(Move).where(Move.target_id == host.id)) or 0)
 
 
 def remove(session: Session, who: Principal, host: Host) -> None:
