@@ -66,9 +66,13 @@ def snapshots() -> list[str]:
 
 def starts() -> list[str]:
     """Return when each machine that runs was started: QEMU writes its pid then."""
-    files = RUNNING.glob("*.pid") if RUNNING.is_dir() else ()
+    files = [RUNNING / f"{machine}.pid" for machine in names(virsh("list", "--name"))]
     name = "virtfleet_machine_start_timestamp_seconds"
-    return [sample(name, {"domain": file.stem}, file.stat().st_mtime) for file in sorted(files)]
+    return [
+        sample(name, {"domain": file.name.removesuffix(".pid")}, file.stat().st_mtime)
+        for file in files
+        if file.exists()
+    ]
 
 
 def certificates() -> list[str]:
