@@ -66,13 +66,13 @@ def snapshots() -> list[str]:
 
 def starts() -> list[str]:
     """Return when each machine that runs was started: QEMU writes its pid then."""
-    files = [RUNNING / f"{machine}.pid" for machine in names(virsh("list", "--name"))]
-    name = "virtfleet_machine_start_timestamp_seconds"
-    return [
-        sample(name, {"domain": file.name.removesuffix(".pid")}, file.stat().st_mtime)
-        for file in files
-        if file.exists()
-    ]
+    found = []
+    for machine in names(virsh("list", "--name")):
+        file = RUNNING / f"{machine}.pid"
+        if file.exists():
+            labels = {"domain": machine}
+            found.append(sample("virtfleet_machine_start_timestamp_seconds", labels, file.stat().st_mtime))
+    return found
 
 
 def certificates() -> list[str]:
