@@ -2,10 +2,29 @@
 
 import typer
 
-from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, vms
+from virtfleet.cli import (
+    context_commands,
+    fleet,
+    guests,
+    hosts,
+    images,
+    jobs,
+    lab,
+    migrations,
+    plans,
+    simulate,
+    vm_changes,
+    vms,
+)
 
 app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt hosts.", pretty_exceptions_enable=False)
+vms.app.command("resize")(vm_changes.resize)
+vms.app.add_typer(vm_changes.disk, name="disk")
+vms.app.add_typer(vm_changes.nic, name="nic")
+vms.app.command("migrate")(migrations.migrate)
+hosts.app.command("evacuate")(migrations.evacuate)
 app.add_typer(vms.app, name="vm")
+vms.app.add_typer(guests.app)
 app.add_typer(hosts.app, name="host")
 app.add_typer(images.app, name="image")
 app.add_typer(images.flavors, name="flavor")
@@ -13,6 +32,8 @@ app.add_typer(hosts.networks, name="network")
 app.add_typer(hosts.zones, name="zone")
 app.add_typer(jobs.app, name="job")
 app.add_typer(vms.placement, name="placement")
+app.add_typer(plans.app, name="plan")
+app.add_typer(simulate.app, name="simulate")
 app.command("capacity")(hosts.capacity)
 app.add_typer(context_commands.app, name="context")
 app.command("serve")(fleet.serve)
