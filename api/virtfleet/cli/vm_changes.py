@@ -103,7 +103,7 @@ def attach(
     """Attach a disk: a new one, or a volume that is there."""
     with reported():
         api = connect()
-        body = {"serial": serial, "size": size, "volume": volume, "pool": pool, "bus": bus.value}
+        body: dict[str, Any] = {"serial": serial, "size": size, "volume": volume, "pool": pool, "bus": bus.value}
         body |= {"read_only": read_only, "shareable": shareable, "io": _limits(iops, bytes_per_second)}
         answer = api.post(f"/vms/{ref(name)}/disks", {key: value for key, value in body.items() if value is not None})
         if finish(api, answer, wait=wait) is not None:

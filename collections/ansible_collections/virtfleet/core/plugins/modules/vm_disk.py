@@ -165,6 +165,7 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.devices import BUSES
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.settings import io_limits
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_device, vm_disk, vm_settings
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import check_serial, identity
@@ -230,7 +231,7 @@ def _wanted(params: dict[str, Any]) -> vm_disk.Wanted:
         bus=params["bus"],
         read_only=params["read_only"],
         shareable=params["shareable"],
-        io=None if params["io"] is None else vm_settings.io_limits(params["io"]),
+        io=None if params["io"] is None else io_limits(params["io"]),
         size_bytes=size,
         grow_by_bytes=more,
         grow_filesystem=params["grow_filesystem"],

@@ -17,7 +17,8 @@ def read(document: str) -> dict[str, Any]:
     """Return a machine's name, uuid and parts.
 
     They are `{name, uuid, vcpus, vcpus_maximum, memory_bytes, memory_current_bytes, type, machine, disks, networks,
-    metadata, made_volumes, detached_volumes, managed}`; `memory_bytes` is what it may have at most, and so what is promised to it.
+    metadata, made_volumes, detached_volumes, managed}`; `memory_bytes` is what it may have at most, and so what is
+    promised to it.
     disks: `[{target, bus, device, source, format, serial, read_only}]`,
     networks: `[{kind, source, mac, model, device}]`. `managed` is whether virtfleet made it.
     """

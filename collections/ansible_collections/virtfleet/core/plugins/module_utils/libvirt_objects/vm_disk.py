@@ -13,12 +13,12 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils import plan
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import devices, metadata
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.settings import io_limits
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import (
     vm_device,
     vm_filesystem,
-    vm_settings,
     vm_update,
 )
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
@@ -32,7 +32,7 @@ try:
 except ImportError:
     libvirtError = OSError
 
-NEW: dict[str, Any] = {"bus": "virtio", "read_only": False, "shareable": False, "io": vm_settings.io_limits({})}
+NEW: dict[str, Any] = {"bus": "virtio", "read_only": False, "shareable": False, "io": io_limits({})}
 """How a disk is when nothing else is said."""
 
 
