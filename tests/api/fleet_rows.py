@@ -1,11 +1,13 @@
 """Rows of a fleet whose hosts nobody needs to reach: for tests of what the API decides, not of what a worker does."""
 
+import uuid
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from virtfleet import clock, database
 from virtfleet.ids import new_id
-from virtfleet.models import Host
+from virtfleet.models import Host, Vm
 from virtfleet.services import auth, flavors, images, ledger, zones
 from virtfleet.services.flavors import Size
 from virtfleet.services.images import Facts, NewImage
@@ -13,11 +15,19 @@ from virtfleet.services.images import Facts, NewImage
 GIB = 2**30
 
 
-def add_host(number: int, *, memory_bytes: int = 8 * GIB, cpus: int = 4, state: str = "up", **more: Any) -> str:
+def add_host(
+    number: int,
+    *,
+    memory_bytes: int = 8 * GIB,
+    cpus: int = 4,
+    state: str = "up",
+    zone_name: str = "default",
+    **more: Any,
+) -> str:
     """Register a host as if it had been discovered; return its name."""
     with database.write() as session:
         who = auth.system(session)
-        zone = zones.ensure(session, who, "default")
+        zone = zones.ensure(session, who, zone_name)
         info = {
             "vcpus": {"total": cpus, "allocated": 0},
             "memory": {"total_bytes": memory_bytes, "allocated_bytes": 0, "free_bytes": memory_bytes},
@@ -48,6 +58,32 @@ def add_host(number: int, *, memory_bytes: int = 8 * GIB, cpus: int = 4, state: 
         )
         session.add(row)
         return row.name
+
+
+def add_vm(name: str, host: str, *, memory_bytes: int = GIB, vcpus: int = 1, state: str = "running") -> str:
+    """Write down a machine as if it had been made on a host; return its id."""
+    with database.write() as session:
+        who = auth.system(session)
+        there = session.scalars(select(Host).where(Host.name == host)).one()
+        row = Vm(
+            id=new_id("vm"),
+            number=ledger.next_number(session, "vm"),
+            uuid=str(uuid.uuid4()),
+            name=name,
+            libvirt_name=name,
+            zone_id=there.zone_id,
+            host_id=there.id,
+            project_id=who.project_id,
+            owner_id=who.user_id,
+            vcpus=vcpus,
+            memory_bytes=memory_bytes,
+            disk_bytes=GIB,
+            pool="default",
+            policy="bin_packing",
+            state=state,
+        )
+        session.add(row)
+        return row.id
 
 
 def furnish(image: Path) -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, vm_changes, vms
+from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, plans, simulate, vm_changes, vms
 
 app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt hosts.", pretty_exceptions_enable=False)
 vms.app.command("resize")(vm_changes.resize)
@@ -16,6 +16,8 @@ app.add_typer(hosts.networks, name="network")
 app.add_typer(hosts.zones, name="zone")
 app.add_typer(jobs.app, name="job")
 app.add_typer(vms.placement, name="placement")
+app.add_typer(plans.app, name="plan")
+app.add_typer(simulate.app, name="simulate")
 app.command("capacity")(hosts.capacity)
 app.add_typer(context_commands.app, name="context")
 app.command("serve")(fleet.serve)

@@ -87,6 +87,7 @@ def create(
     user_data: Annotated[Path | None, typer.Option(help="A file with cloud-init user data.")] = None,
     wait_for: Annotated[WaitFor | None, typer.Option(help="What to wait for once it runs.")] = None,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Start it.")] = True,
+    paused: Annotated[bool, typer.Option("--paused", help="Start it paused.")] = False,
     wait: Wait = True,
     output: Format = Output.table,
 ) -> None:
@@ -102,6 +103,7 @@ def create(
             "user_data": read_text(user_data, "the user data") if user_data else None,
             "wait_for": wait_for.value if wait_for else None,
             "start": start,
+            "paused": paused,
         }
         answer = api.post("/vms", body)
         try:

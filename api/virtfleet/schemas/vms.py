@@ -41,6 +41,7 @@ class VmWish(In):
     user_data: str | None = Field(default=None, description="cloud-init user data; kept as a secret.")
     wait_for: Literal["none", "running", "address", "agent"] | None = None
     start: bool = True
+    paused: bool = Field(default=False, description="Start it, but let it wait for the action resume.")
 
 
 class VmIn(VmWish):

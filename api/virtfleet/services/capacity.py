@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from virtfleet import settings
-from virtfleet.models import Cursor, Host, Vm, Zone
+from virtfleet.models import Change, Cursor, Host, Vm, Zone
 
 Taken = dict[str, Any]
 
@@ -29,6 +29,7 @@ def state(session: Session, zone: Zone | None = None, policy: str = "") -> dict[
     taken, shared = _taken(session, hosts)
     answer: dict[str, Any] = {
         "schema_version": placement.SCHEMA_VERSION,
+        "generation": session.scalar(select(func.max(Change.seq))) or 0,
         "hosts": [_host(host, taken[host.id], shared) for host in hosts],
     }
     if zone is not None and policy:

@@ -5,8 +5,9 @@ import sys
 import threading
 import xml.etree.ElementTree as ET
 
+import libvirt
 import pytest
-from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import open_host, opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.observer import child
 from virtfleet.observer.child import busy_percent
@@ -81,13 +82,24 @@ def test_whole_reports_come_also_where_events_never_pause(monkeypatch: pytest.Mo
         if told.count("report") == 3 or told.count("machines") == 200:
             raise EnoughError
 
+    connections: list[libvirt.virConnect] = []
+
+    def open_host_to_be_closed(uri: str, deadline: Deadline) -> libvirt.virConnect:
+        connections.append(open_host(uri, deadline))
+        return connections[-1]
+
     monkeypatch.setattr(child, "tell", hear)
     monkeypatch.setattr(child, "GATHER_SECONDS", 0.02)
+    monkeypatch.setattr(child, "open_host", open_host_to_be_closed)
     try:
         with pytest.raises(EnoughError):
             child.Watch("test:///default", 30.0, 0.5).run()
     finally:
         over.set()
         restless.join()
+        # A child leaves this to the end of its process. Here, later tests would meet this one's machines.
+        for connection in connections:
+            connection.unregisterCloseCallback()
+            connection.close()
     assert told.count("report") == 3
     assert told.count("machines") > 3

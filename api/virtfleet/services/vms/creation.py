@@ -61,10 +61,11 @@ def try_out(session: Session, who: Principal, new: NewVm) -> dict[str, Any]:
 def decide(
     session: Session, plan: Plan, called: Iterable[str], *, pin: str | None, exclude: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Ask placement where machines go. Raises Problem `invalid` for a policy that it does not understand."""
+    """Ask placement where machines go: all of them, or none. Raises Problem `invalid` for a policy it cannot read."""
     state = capacity.state(session, plan.zone, plan.policy_name)
+    requests = [plan.request(name, pin, exclude) for name in called]
     try:
-        return placement.place(state, [plan.request(name, pin, exclude) for name in called], plan.policy, explain=True)
+        return placement.place(state, requests, plan.policy, explain=True, all_or_nothing=True)
     except placement.SchemaError as error:
         raise Problem(
             "invalid",
@@ -76,7 +77,9 @@ def decide(
 
 def no_room(decision: Mapping[str, Any]) -> Problem:
     """Return the problem that says, for every host, why a machine does not fit."""
-    first = decision["unplaced"][0]["explanation"]
+    # One that could have been placed alone is no reason.
+    reasons = [each["explanation"] for each in decision["unplaced"]]
+    first = next((why for why in reasons if not why["ranked"]), reasons[0])
     return Problem(
         "no_capacity",
         f"{first['text'][0].upper()}{first['text'][1:]}.",
@@ -179,7 +182,7 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
     return {
         "name": vm.libvirt_name,
         "uuid": vm.uuid,
-        "state": "running" if new.start else "present",
+        "state": "paused" if new.paused else "running" if new.start else "present",
         "vcpus": vm.vcpus,
         "memory": format_size(vm.memory_bytes),
         **({"max_vcpus": vm.max_vcpus} if vm.max_vcpus is not None else {}),

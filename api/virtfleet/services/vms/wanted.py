@@ -18,6 +18,7 @@ from virtfleet.services.lookup import find
 MOST_AT_ONCE = 100
 NO_NETWORK = "none"
 WAITS = ("none", "running", "address", "agent")
+NEEDS_A_GUEST = ("address", "agent")
 KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [\x20-\x7e]*)?", re.ASCII)
 LONGEST_KEY = 8192
 LONGEST_USER_DATA = 256 * 1024
@@ -48,6 +49,7 @@ class NewVm:
     user_data: str | None = field(default=None, repr=False)
     wait_for: str | None = None
     start: bool = True
+    paused: bool = False
     label: str | None = None
     """The name that S1's contract shows for it: there, names may be equal."""
 
@@ -102,13 +104,19 @@ def check(new: NewVm) -> None:
         raise _invalid("user_data", "The user data are larger than 256 KiB, or binary.", "Give a text that is smaller.")
     if new.wait_for is not None and new.wait_for not in WAITS:
         raise _invalid("wait_for", "That cannot be waited for.", f"Use one of {', '.join(WAITS)}.")
+    if new.paused and not new.start:
+        raise _invalid("paused", "What is not started cannot be paused.", "Leave one of the two away.")
+    if new.paused and new.wait_for in NEEDS_A_GUEST:
+        raise _invalid(
+            "wait_for", f"A paused machine has no {new.wait_for} yet.", "Wait for nothing, or do not pause it."
+        )
 
 
 def decide(session: Session, who: Principal, new: NewVm) -> Plan:
     """Fill in the defaults. Raises Problem for things that do not exist, and for a disk smaller than the image."""
     chosen = settings.load()
     zone = _zone(session, new)
-    size, flavor = _size(session, who, new)
+    size, flavor = size_of(session, who, new)
     for most, now, name in (
         (new.max_vcpus, size.vcpus, "max_vcpus"),
         (new.max_memory_bytes, size.memory_bytes, "max_memory"),
@@ -137,7 +145,7 @@ def decide(session: Session, who: Principal, new: NewVm) -> Plan:
         pool=names.check(new.pool or chosen.pool, "pool"),
         max_memory_bytes=new.max_memory_bytes,
         policy=new.policy if new.policy is not None else chosen.policy,
-        wait_for=new.wait_for or ("address" if by_dhcp and new.start else "running"),
+        wait_for=new.wait_for or ("address" if by_dhcp and new.start and not new.paused else "running"),
     )
 
 
@@ -147,7 +155,8 @@ def _zone(session: Session, new: NewVm) -> Zone:
     return zones.choose(session, new.zone)
 
 
-def _size(session: Session, who: Principal, new: NewVm) -> tuple[Size, Flavor | None]:
+def size_of(session: Session, who: Principal, new: NewVm) -> tuple[Size, Flavor | None]:
+    """Return what a machine will take, and the flavor that says so. Raises Problem `not_found`."""
     complete = None not in (new.vcpus, new.memory_bytes, new.disk_bytes)
     flavor = None if complete and new.flavor is None else flavors.choose(session, who, new.flavor)
     base = DEFAULT_SIZE if flavor is None else Size(flavor.vcpus, flavor.memory_bytes, flavor.disk_bytes)

@@ -116,7 +116,8 @@ def _why_not(standing: Standing, vm: int) -> str:
     host = standing.fleet.hosts[standing.host_of(vm)]
     if not host.live:
         return f"{standing.vms[vm].id} cannot be moved: {host.name} is not live"
-    return f"{standing.vms[vm].id} is marked as not movable"
+    stays = standing.vms[vm].stays
+    return f"{standing.vms[vm].id} {f'must stay: {stays}' if stays else 'is marked as not movable'}"
 
 
 def _ordered(

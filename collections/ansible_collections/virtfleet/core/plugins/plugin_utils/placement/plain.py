@@ -85,6 +85,7 @@ def plain_vm(vm: Vm) -> dict[str, Any]:
         "exclude": sorted(vm.exclude),
         "numa": list(vm.numa),
         "movable": vm.movable,
+        "stays": vm.stays,
         "moved_seconds_ago": vm.moved_seconds_ago,
         "load_percent": vm.load_percent,
     }

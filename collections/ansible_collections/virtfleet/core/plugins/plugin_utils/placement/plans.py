@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.explain import counted
@@ -51,6 +50,10 @@ def memory_percent(standing: Standing, host: int) -> float:
     return 100.0 * (1.0 - standing.fleet.memory_free[host] / total) if total else 100.0
 
 
+def _used(standing: Standing) -> int:
+    return sum(1 for machines in standing.on if machines)
+
+
 def plan_of(
     kind: str,
     state: State,
@@ -59,15 +62,15 @@ def plan_of(
     *,
     left: list[dict[str, Any]] | None = None,
     more: dict[str, Any] | None = None,
-    step_text: Callable[[int], str] | None = None,
 ) -> dict[str, Any]:
     """Return a plan as the schema writes it: the batches replayed on the state, each move with what it changes.
 
-    `why` is the plan's reason in one sentence, `left` what could not be done, `step_text` adds to a move's text.
+    `why` is the plan's reason in one sentence, `left` what could not be done.
     """
     standing = Standing(state)
     keeper = Scorekeeper(standing)
     hosts = standing.fleet.hosts
+    used_before = _used(standing)
     before = keeper.score()
     weak_before = not_surviving(standing)
     moves: list[dict[str, Any]] = []
@@ -76,18 +79,18 @@ def plan_of(
         for vm, target in batch:
             source = standing.host_of(vm)
             size = standing.moved_bytes(vm)
-            percents = memory_percent(standing, source), memory_percent(standing, target)
+            memory = {end: [memory_percent(standing, at)] for end, at in (("from", source), ("to", target))}
             standing.move(vm, target)
             keeper.moved(source, target)
             after = keeper.score()
+            memory["from"].append(memory_percent(standing, source))
+            memory["to"].append(memory_percent(standing, target))
             text = (
                 f"move {standing.vms[vm].id} {hosts[source].name} → {hosts[target].name}: "
                 f"score {now:.4f} → {after:.4f}, "
-                f"{hosts[source].name} memory {percents[0]:.0f} → {memory_percent(standing, source):.0f} %, "
-                f"{hosts[target].name} {percents[1]:.0f} → {memory_percent(standing, target):.0f} %, {in_units(size)}"
+                f"{hosts[source].name} memory {memory['from'][0]:.0f} → {memory['from'][1]:.0f} %, "
+                f"{hosts[target].name} {memory['to'][0]:.0f} → {memory['to'][1]:.0f} %, {in_units(size)}"
             )
-            if step_text is not None:
-                text += step_text(vm)
             moves.append(
                 {
                     "vm": standing.vms[vm].id,
@@ -97,6 +100,7 @@ def plan_of(
                     "bytes": size,
                     "score_before": now,
                     "score_after": after,
+                    "memory_percent": memory,
                     "text": text,
                 }
             )
@@ -119,6 +123,9 @@ def plan_of(
         "batches": [[standing.vms[vm].id for vm, _target in batch] for batch in batches],
         "moved_bytes": moved,
         "moved_gib": moved / GIB,
+        "hosts_total": len(hosts),
+        "hosts_used_before": used_before,
+        "hosts_used_after": _used(standing),
         "n_plus_one": {
             "before": not weak_before,
             "after": not weak_after,

@@ -109,7 +109,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """A machine that stands on a host; only machines listed here can be moved by a plan."""
+    """A machine that stands on a host; only machines listed here can be moved by a plan.
+
+    One that is not `movable`, or that `stays` for the reason given, is not.
+    """
 
     id: str
     host: str
@@ -123,6 +126,7 @@ class Vm:
     exclude: frozenset[str] = frozenset()
     numa: tuple[int, ...] = ()
     movable: bool = True
+    stays: str | None = None
     moved_seconds_ago: float | None = None
     load_percent: float | None = None
 
@@ -299,6 +303,7 @@ def read_vm(value: object, path: str = "vm") -> Vm:
         exclude=frozenset(door.texts("exclude")),
         numa=_numa_indices(door),
         movable=door.truth("movable", True),
+        stays=door.sentence_or_none("stays"),
         moved_seconds_ago=door.number_or_none("moved_seconds_ago", most=1e12),
         load_percent=door.number_or_none("load_percent"),
     )

@@ -104,8 +104,8 @@ class Standing:
         self.on[claim.host].add(vm)
 
     def is_movable(self, vm: int) -> bool:
-        """Tell whether a plan may move a machine: movable, and on a host that answers."""
-        return self.vms[vm].movable and self.fleet.hosts[self.claims[vm].host].live
+        """Tell whether a plan may move a machine: nothing holds it, and its host answers."""
+        return self.vms[vm].movable and self.vms[vm].stays is None and self.fleet.hosts[self.claims[vm].host].live
 
     def moved_bytes(self, vm: int) -> int:
         """Return what moving a machine carries over: its memory, and its disks that are not in a shared pool."""

@@ -20,7 +20,7 @@ from math import inf, nextafter
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION, Request
 
 MIB = 2**20
 GIB = 2**30
@@ -39,7 +39,7 @@ STRATEGIES = {
 class Arrival:
     """A machine of a trace. `start` and `end` are seconds of the trace's own clock; None is ever."""
 
-    request: dict[str, Any]
+    request: dict[str, Any] | Request
     start: float | None = None
     end: float | None = None
 

@@ -25,7 +25,9 @@ Call = Callable[..., Result]
 def test_host() -> Iterator[libvirt.virConnect]:
     """A fresh test host. It keeps its state while anything holds a connection; what a test made is gone after it."""
     gc.collect()  # a traceback of an earlier test may hold objects of its host
-    with opened_host(TEST_URI, Deadline(10)) as connection:
+    with opened_host(TEST_URI, Deadline(60)) as connection:
+        pools = [pool.name() for pool in connection.listAllStoragePools()]
+        assert pools == ["default-pool"], "an earlier test of this process has left its connection open"
         yield connection
 
 
