@@ -76,7 +76,7 @@ def attach(session: Session, who: Principal, vm: Vm, new: NewDisk) -> Job:
     }
     disk: dict[str, Any] = dict(wanted)
     if new.size_bytes is not None:
-        disk["make"] = format_size(new.size_bytes)
+        disk["size"] = format_size(new.size_bytes)
     if not new.io:
         del disk["io"]
     vm.attached = [*vm.attached, {**wanted, "size_bytes": new.size_bytes}]
