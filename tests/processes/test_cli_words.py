@@ -17,7 +17,7 @@ import typer.main
 from typer.core import TyperGroup
 from virtfleet.cli.main import app
 
-from tests.api.test_cli import Cli, cli, home
+from tests.processes.test_cli import Cli, cli, home
 from tests.hostile import CANARY, TEXTS
 
 __all__ = ["cli", "home"]
