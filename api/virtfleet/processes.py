@@ -31,7 +31,7 @@ LEAST_PAUSE, MOST_PAUSE = 0.5, 30.0
 STEADY_SECONDS = 20.0
 """A process that lived so long starts again at the least pause."""
 FALSE_STARTS = 3
-"""A process that ended so often within STEADY_SECONDS of the watcher's start will not come; somebody waits to be told."""
+"""A process that ended so often within STEADY_SECONDS of the watcher's start will not come: whoever waits is told."""
 LARGEST_LOG = 50 * 2**20
 """Bytes; a larger one is put aside when its process starts, in the place of the one before."""
 LAST_LINES, MOST_OF_A_LOG = 8, 2**16

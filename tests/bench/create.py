@@ -2,9 +2,12 @@
 
     .venv/bin/python -m tests.bench.create [ROUNDS]
 
-Needs root. Every way makes the same machines (overlay, seed, domain, started) on the same host. Medians of the rounds.
+Needs root. Every way makes the same machines on the same host: overlay, seed, domain, started paused. Medians of the
+rounds.
 """
 
+import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -13,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from virtfleet.lab import Lab
 from tests.lab.fleet import Fleet, running
 
 MEMORY = 128 * 2**20
-DISK = 2**30
+DISK = 256 * 2**20
 TEN = 10
 HOST = "host1"
 TASK = "Make the machines of this host"
@@ -60,7 +63,7 @@ def bare(connection: libvirt.virConnect, base: str, name: str) -> None:
         disks=(Disk(disk.path(), "qcow2"), Disk(iso.path(), "raw", read_only=True)),
         nics=(Nic("bridge", "vmbr0", mac),),
     )
-    connection.defineXML(build(spec)).create()
+    connection.defineXML(build(spec)).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
 
 
 def bare_ten(connection: libvirt.virConnect, base: str) -> None:
@@ -89,7 +92,8 @@ def moment(text: str) -> float:
 def through_rest(fleet: Fleet, count: int) -> dict[str, float]:
     """Create machines through REST; return the seconds from accepted to the end, to the first task, and of the task."""
     began = time.monotonic()
-    answer = fleet.post("/vms", {"name": "rest", "count": count, "host": HOST, "wait_for": "none"})
+    wish = {"vcpus": 1, "memory": "128MiB", "disk": "256MiB", "host": HOST, "paused": True, "wait_for": "none"}
+    answer = fleet.post("/vms", {"name": "rest", "count": count, **wish})
     with fleet.http.stream(
         "GET", f"/jobs/{answer['job']['id']}/events", headers={"Accept": "text/event-stream"}
     ) as told:
@@ -129,7 +133,7 @@ def measure(lab: Lab, folder: Path, rounds: int) -> dict[str, float]:
         found.setdefault(name, []).append(value)
 
     with running(lab, folder / "home") as fleet, opened_host(lab.host(HOST).uri, Deadline(30)) as connection:
-        fleet.create("warm", host=HOST, wait_for="none")
+        fleet.create("warm", host=HOST, paused=True, wait_for="none")
         fleet.delete_all()
         base = next(
             name for name in connection.storagePoolLookupByName("default").listVolumes() if name.startswith("base-")
@@ -147,35 +151,27 @@ def measure(lab: Lab, folder: Path, rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def table(found: dict[str, float]) -> str:
-    """Return the measurements with what they are to be."""
+def table(found: dict[str, float], rounds: int) -> str:
+    """Return the measurements with what they are to be, as Markdown."""
+    debug, bare_ten_seconds = found["debug playbook"], found["bare ten"]
     added = found["rest one whole"] - found["bare one"]
     rows = [
         ("one machine, bare libvirt calls", found["bare one"], "", ""),
         ("one machine, accepted to running through REST", found["rest one whole"], "", ""),
-        (
-            "what virtfleet adds",
-            added,
-            f"{added / found['debug playbook']:.2f} x a debug playbook",
-            "<= 1.5 s, <= 3.5 x",
-        ),
-        ("one ansible-playbook with a debug task", found["debug playbook"], "", ""),
+        ("**what virtfleet adds**", added, f"{added / debug:.2f} x a debug playbook", "≤ 1.5 s, ≤ 3.5 x"),
+        ("one `ansible-playbook` with a debug task", debug, "", ""),
         ("accepted to first task", found["rest one first task"], "", ""),
-        ("ten machines, libvirt-python in four threads", found["bare ten"], "", ""),
-        (
-            "ten machines, the task alone",
-            found["rest ten task"],
-            f"{found['rest ten task'] / found['bare ten']:.2f} x bare",
-            "",
-        ),
-        (
-            "ten machines, the whole playbook",
-            found["rest ten playbook"],
-            f"{found['rest ten playbook'] / found['bare ten']:.2f} x bare",
-            "",
+        ("ten machines, libvirt-python in four threads", bare_ten_seconds, "", ""),
+        *(
+            (f"ten machines, {what}", found[key], f"{found[key] / bare_ten_seconds:.2f} x bare", "")
+            for what, key in (("the task alone", "rest ten task"), ("the whole playbook", "rest ten playbook"))
         ),
     ]
-    return "\n".join(f"{what:<48} {value:6.2f} s  {ratio:<26} {goal}".rstrip() for what, value, ratio, goal in rows)
+    lines = [f"| {what} | {value:.2f} s | {ratio} | {goal} |" for what, value, ratio, goal in rows]
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    where = f"{os.cpu_count()} processors, load {load}, Python {platform.python_version()}"
+    head = f"{date.today()}, {where}, medians of {rounds} rounds\n\n| what | time | ratio | goal |\n|---|---|---|---|\n"
+    return head + "\n".join(lines)
 
 
 def main() -> None:
@@ -185,7 +181,7 @@ def main() -> None:
         lab = Lab("bench", Path(name) / "lab-home", say=lambda line: print(line, file=sys.stderr))
         try:
             lab.up(1)
-            print(table(measure(lab, Path(name), rounds)))
+            print(table(measure(lab, Path(name), rounds), rounds))
         finally:
             lab.down()
 

@@ -120,7 +120,7 @@ def test_a_machine_that_is_nowhere_is_said(hand: Hand) -> None:
 
 
 UUID = "6c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c11"
-OTHER = "6c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c12"
+OTHER = "7d2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c12"
 
 
 def made(hand: Hand, **more: Any) -> None:

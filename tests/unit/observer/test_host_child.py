@@ -5,8 +5,9 @@ import sys
 import threading
 import xml.etree.ElementTree as ET
 
+import libvirt
 import pytest
-from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import open_host, opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.observer import child
 from virtfleet.observer.child import busy_percent
@@ -81,6 +82,13 @@ def test_whole_reports_come_also_where_events_never_pause(monkeypatch: pytest.Mo
         if told.count("report") == 3 or told.count("machines") == 200:
             raise EnoughError
 
+    opened: list[libvirt.virConnect] = []
+
+    def opening(uri: str, deadline: Deadline) -> libvirt.virConnect:
+        opened.append(open_host(uri, deadline))
+        return opened[0]
+
+    monkeypatch.setattr(child, "open_host", opening)
     monkeypatch.setattr(child, "tell", hear)
     monkeypatch.setattr(child, "GATHER_SECONDS", 0.02)
     try:
@@ -89,5 +97,8 @@ def test_whole_reports_come_also_where_events_never_pause(monkeypatch: pytest.Mo
     finally:
         over.set()
         restless.join()
+        # The child leaves that to its end. Here the host of the test driver would stay as it is for the tests to come.
+        opened[0].unregisterCloseCallback()
+        opened[0].close()
     assert told.count("report") == 3
     assert told.count("machines") > 3

@@ -18,6 +18,7 @@ from virtfleet.services.lookup import find
 MOST_AT_ONCE = 100
 NO_NETWORK = "none"
 WAITS = ("none", "running", "address", "agent")
+NEEDS_A_GUEST = ("address", "agent")
 KEY = re.compile(r"(ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [\x20-\x7e]*)?", re.ASCII)
 LONGEST_KEY = 8192
 LONGEST_USER_DATA = 256 * 1024
@@ -33,6 +34,9 @@ class NewVm:
     flavor: str | None = None
     vcpus: int | None = None
     memory_bytes: int | None = None
+    max_vcpus: int | None = None
+    max_memory_bytes: int | None = None
+    """What it can have without a reboot; None: no more than it has."""
     disk_bytes: int | None = None
     image: str | None = None
     zone: str | None = None
@@ -45,6 +49,7 @@ class NewVm:
     user_data: str | None = field(default=None, repr=False)
     wait_for: str | None = None
     start: bool = True
+    paused: bool = False
     label: str | None = None
     """The name that S1's contract shows for it: there, names may be equal."""
 
@@ -61,6 +66,7 @@ class Plan:
     pool: str
     policy: str | Mapping[str, Any]
     wait_for: str
+    max_memory_bytes: int | None = None
 
     @property
     def policy_name(self) -> str:
@@ -72,7 +78,7 @@ class Plan:
         return {
             "id": name,
             "vcpus": self.size.vcpus,
-            "memory_bytes": self.size.memory_bytes,
+            "memory_bytes": self.max_memory_bytes or self.size.memory_bytes,
             "disks": [{"pool": self.pool, "size_bytes": self.size.disk_bytes, "overlay": True}],
             "zone": self.zone.name,
             "host": host,
@@ -98,6 +104,12 @@ def check(new: NewVm) -> None:
         raise _invalid("user_data", "The user data are larger than 256 KiB, or binary.", "Give a text that is smaller.")
     if new.wait_for is not None and new.wait_for not in WAITS:
         raise _invalid("wait_for", "That cannot be waited for.", f"Use one of {', '.join(WAITS)}.")
+    if new.paused and not new.start:
+        raise _invalid("paused", "What is not started cannot be paused.", "Leave one of the two away.")
+    if new.paused and new.wait_for in NEEDS_A_GUEST:
+        raise _invalid(
+            "wait_for", f"A paused machine has no {new.wait_for} yet.", "Wait for nothing, or do not pause it."
+        )
 
 
 def decide(session: Session, who: Principal, new: NewVm) -> Plan:
@@ -105,6 +117,12 @@ def decide(session: Session, who: Principal, new: NewVm) -> Plan:
     chosen = settings.load()
     zone = _zone(session, new)
     size, flavor = size_of(session, who, new)
+    for most, now, name in (
+        (new.max_vcpus, size.vcpus, "max_vcpus"),
+        (new.max_memory_bytes, size.memory_bytes, "max_memory"),
+    ):
+        if most is not None and most < now:
+            raise _invalid(name, f"{name} is less than what the machine is to have.", "Leave it away, or raise it.")
     image = images.choose(session, who, new.image)
     if image.virtual_size_bytes > size.disk_bytes:
         raise Problem(
@@ -125,8 +143,9 @@ def decide(session: Session, who: Principal, new: NewVm) -> Plan:
         image=image,
         network=network,
         pool=names.check(new.pool or chosen.pool, "pool"),
+        max_memory_bytes=new.max_memory_bytes,
         policy=new.policy if new.policy is not None else chosen.policy,
-        wait_for=new.wait_for or ("address" if by_dhcp and new.start else "running"),
+        wait_for=new.wait_for or ("address" if by_dhcp and new.start and not new.paused else "running"),
     )
 
 

@@ -15,6 +15,8 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.live_host
     place_machines,
     state_of_hosts,
 )
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.moving import evacuation as plan_evacuation
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.moving import moves as plan_moves
 
 
 def place(machines: object, hosts: object, policy: object = placement.DEFAULT_POLICY, **options: Any) -> dict[str, Any]:
@@ -39,6 +41,16 @@ def _over_hosts(function: Callable[..., Any]) -> Callable[..., Any]:
     return over
 
 
+def moves(machines: object, hosts: object, policy: object = placement.DEFAULT_POLICY, **options: Any) -> dict[str, Any]:
+    """Decide where machines move to on the hosts that `host_info` describes."""
+    return plan_moves(machines, hosts, parse_size, policy, **options)
+
+
+def evacuation(hosts: object, leaving: object, policy: object = placement.DEFAULT_POLICY, **options: Any) -> Any:
+    """Plan the moves that empty hosts, as `host_info` describes them."""
+    return plan_evacuation(hosts, leaving, parse_size, policy, **options)
+
+
 def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a library function as a filter: what is wrong with its input becomes the filter's error."""
 
@@ -53,6 +65,8 @@ def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "place": place,
+    "moves": moves,
+    "evacuation": evacuation,
     "rebalance": _over_hosts(placement.rebalance),
     "consolidate": _over_hosts(placement.consolidate),
     "drain": _over_hosts(placement.drain),
