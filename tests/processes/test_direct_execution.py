@@ -1,9 +1,4 @@
-# Copyright: virtfleet contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
 """Direct execution gives what the normal way gives: the same playbooks by real `ansible-playbook`, both ways."""
-
-from __future__ import annotations
 
 import importlib
 import inspect
@@ -21,8 +16,8 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.virtfleet.core.plugins.plugin_utils.direct import names_another_host
 
-CORE = Path(__file__).resolve().parents[4]
-COLLECTIONS = CORE.parents[2]
+COLLECTIONS = Path(__file__).resolve().parents[2] / "collections"
+CORE = COLLECTIONS / "ansible_collections/virtfleet/core"
 URI = "test:///default"
 SECRET = "s3cr3t-w0rd"
 WORD = "{{ word }}"  # so that the playbook itself, which Ansible quotes, does not tell it
