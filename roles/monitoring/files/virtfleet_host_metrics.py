@@ -51,7 +51,7 @@ def pools() -> list[str]:
 
 
 def sizes(pool: str) -> tuple[float, float]:
-    """Return capacity and free space of a pool. Those of a folder come from the kernel: libvirt's are of its last look."""
+    """Return capacity and free space of a pool; a folder's from the kernel, as libvirt's are of its last look."""
     xml = ET.fromstring(virsh("pool-dumpxml", pool))  # noqa: S314 - libvirt writes no DTD
     path = xml.findtext("target/path")
     if xml.get("type") in ("dir", "fs", "netfs") and path:
