@@ -60,6 +60,7 @@ def all_checks() -> list[Check]:
         Check("shellcheck", ("shellcheck", *shell_scripts())),
         Check("yamllint", ("yamllint", "--strict", *yaml)),
         Check("docs", (PYTHON, "-m", "tests.checks.docs")),
+        Check("reference", (PYTHON, "-m", "tests.checks.reference"), cheap=False),
         Check("suites", (PYTHON, "-m", "tests.checks.suites", *SUITES)),
         Check("ansible-lint", (PYTHON, "-m", "tests.checks.ansible_lint", *yaml)),
         suites[0],

@@ -215,13 +215,7 @@ def test_addresses_come_from_record_lease_and_agent(lab: Lab, inventory: Invento
         inventory.write({"host1": uri}, address_from=[])
         assert "ansible_host" not in inventory.read()[1]["inv-run"]
     finally:
-        absent: dict[str, Any] = {
-            "name": "inv-run",
-            "uuid": machine["uuid"],
-            "state": "absent",
-            "delete_made_volumes": True,
-        }
-        call("vm", uri, **absent)
+        call("vm", uri, name="inv-run", uuid=identifier, state="absent", delete_made_volumes=True)
         with opened_host(uri, Deadline(30)) as connection:
             pool = connection.storagePoolLookupByName("default")
             for name in [each for each in pool.listVolumes() if each.startswith("inv-base")]:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded, opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
@@ -66,8 +66,7 @@ def read_hosts(uris: Mapping[str, str], sources: Sequence[str], *, connect_timeo
 def _gathered(names: Sequence[str], doors: list[Connection], deadline: Deadline) -> Reading:
     reading = Reading({}, {})
     while doors and not deadline.passed:
-        for door in wait(doors, timeout=deadline.left()):
-            assert isinstance(door, Connection)
+        for door in cast(list[Connection], wait(doors, timeout=deadline.left())):
             try:
                 name, machines, problem = door.recv()
             except EOFError:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.virtfleet.core.plugins.plugin_utils.direct import names_another_host
 
 CORE = Path(__file__).resolve().parents[4]
@@ -320,3 +323,11 @@ def test_every_module_has_an_action_plugin_and_a_place_in_the_action_group() -> 
     modules = {path.stem for path in (CORE / "plugins/modules").glob("*.py")}
     assert {path.stem for path in (CORE / "plugins/action").glob("*.py")} == modules
     assert set(yaml.safe_load((CORE / "meta/runtime.yml").read_text())["action_groups"]["all"]) == modules
+
+
+def test_both_ways_take_the_same_rules_of_every_module() -> None:
+    taken = set(inspect.signature(ArgumentSpecValidator).parameters)
+    for path in (CORE / "plugins/modules").glob("*.py"):
+        module = importlib.import_module(f"ansible_collections.virtfleet.core.plugins.modules.{path.stem}")
+        assert set(module.RULES) <= taken, path.stem
+        assert callable(module.execute), path.stem
