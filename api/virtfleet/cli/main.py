@@ -2,10 +2,11 @@
 
 import typer
 
-from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, migrations, plans, simulate, vms
+from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, migrations, plans, simulate, snapshots, vms
 
 app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt hosts.", pretty_exceptions_enable=False)
 vms.app.command("migrate")(migrations.migrate)
+vms.app.add_typer(snapshots.app, name="snapshot")
 hosts.app.command("evacuate")(migrations.evacuate)
 app.add_typer(vms.app, name="vm")
 app.add_typer(hosts.app, name="host")

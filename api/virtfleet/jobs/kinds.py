@@ -71,6 +71,8 @@ KINDS: dict[str, Kind] = {
         Kind("vm.resume", "vm/resume.yml"),
         Kind("vm.migrate", "vm/migrate.yml"),
         Kind("host.evacuate", "host/evacuate.yml"),
+        Kind("vm.snapshot", "vm/snapshot.yml"),
+        Kind("vm.revert", "vm/revert.yml"),
         Kind("host.discover", "host/discover.yml", timeout=60.0),
         Kind("image.import", "image/import.yml", timeout=1800.0),
     )
