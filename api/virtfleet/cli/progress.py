@@ -113,9 +113,12 @@ def follow(api: Api, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish(api: Api, answer: dict[str, Any], *, wait: bool) -> dict[str, Any] | None:
-    """Wait for the job of an answer and return it, or print its id and return None. Raises CliError when it failed."""
+    """Wait for the job of an answer and return it, or print its id and return None. Raises CliError when it failed.
+
+    A job without an id stands for what was done without one.
+    """
     job = answer["job"]
-    if not wait:
+    if not wait and job["id"]:
         print(job["id"])
         return None
     ended = job if job["state"] in ENDED else follow(api, job)

@@ -517,7 +517,9 @@ def _reason(attempt: Attempt, listener: Listener, status: int, *, late: bool, st
         return "timeout", message, "See in the job's events what it waited for, then try again."
     if errors:
         host, first = next(iter(errors.items()))
-        where = f"{host}: " if len(attempt.targets) > 1 else ""
+        # Of one host, too: whoever reads only this sentence must learn where to look.
+        alone = not attempt.targets or (len(attempt.targets) == 1 and host in first["message"])
+        where = "" if alone else f"{host}: "
         return first["code"], where + first["message"], first["hint"]
     if status > 128:
         number = status - 128

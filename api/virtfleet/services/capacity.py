@@ -55,7 +55,8 @@ def _taken(session: Session, hosts: Sequence[Host]) -> tuple[dict[str, Taken], d
     taken: dict[str, Taken] = defaultdict(lambda: {"vcpus": 0, "memory_bytes": 0, "pools": defaultdict(int)})
     of_zone: dict[tuple[str, str], int] = defaultdict(int)
     zones = {host.zone_id for host in hosts}
-    columns = (Vm.host_id, Vm.zone_id, Vm.vcpus, Vm.memory_bytes, Vm.disk_bytes, Vm.pool)
+    promised = func.coalesce(Vm.max_memory_bytes, Vm.memory_bytes)
+    columns = (Vm.host_id, Vm.zone_id, Vm.vcpus, promised, Vm.disk_bytes, Vm.pool)
     for host_id, zone_id, vcpus, memory, disk, pool in session.execute(select(*columns).where(Vm.zone_id.in_(zones))):
         mine = taken[host_id]
         mine["vcpus"] += vcpus

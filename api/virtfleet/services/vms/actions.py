@@ -100,13 +100,16 @@ def clean_up(session: Session, vms: Sequence[Vm]) -> list[Job]:
 
 
 def retry_cleanups() -> int:
-    """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made."""
+    """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made.
+
+    A machine that is still being built although its job has ended is one whose end could not be recorded.
+    """
     rested = Job.state.not_in(UNFINISHED) & (Job.ended_at < clock.after(-PAUSE_SECONDS))
     waiting = (
         select(Vm)
         .join(Host, Host.id == Vm.host_id)
         .outerjoin(Job, Job.id == Vm.job_id)
-        .where(Vm.state == "deleting", Host.state == "up", Job.id.is_(None) | rested)
+        .where(Vm.state.in_(("building", "deleting")), Host.state == "up", Job.id.is_(None) | rested)
     )
     with database.read() as session:
         if session.scalars(waiting.limit(1)).first() is None:

@@ -156,6 +156,8 @@ def _reserve(
         image=plan.image.name,
         vcpus=plan.size.vcpus,
         memory_bytes=plan.size.memory_bytes,
+        max_vcpus=new.max_vcpus,
+        max_memory_bytes=new.max_memory_bytes,
         disk_bytes=plan.size.disk_bytes,
         pool=plan.pool,
         policy=plan.policy_name,
@@ -183,6 +185,8 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
         "state": "paused" if new.paused else "running" if new.start else "present",
         "vcpus": vm.vcpus,
         "memory": format_size(vm.memory_bytes),
+        **({"max_vcpus": vm.max_vcpus} if vm.max_vcpus is not None else {}),
+        **({"max_memory": format_size(vm.max_memory_bytes)} if vm.max_memory_bytes is not None else {}),
         "disks": [
             {
                 "name": f"{vm.libvirt_name}-{vm.uuid[:8]}-root",
@@ -276,7 +280,7 @@ def place_elsewhere(session: Session, vms: Sequence[Vm]) -> bool:
         request = {
             "id": vm.name,
             "vcpus": vm.vcpus,
-            "memory_bytes": vm.memory_bytes,
+            "memory_bytes": vm.promised_memory_bytes,
             "disks": [{"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}],
             "zone": vm.zone.name,
             "exclude": [vm.host.name],

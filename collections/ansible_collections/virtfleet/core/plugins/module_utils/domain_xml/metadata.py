@@ -16,6 +16,8 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 
 NAMESPACE = "urn:virtfleet:vm:1"
 TAG = f"{{{NAMESPACE}}}vm"
+OWN = ("made_volumes", "detached_volumes", "fixed_addresses")
+"""Lists that virtfleet keeps there for itself, beside what the user wants to have written."""
 
 ET.register_namespace("virtfleet", NAMESPACE)
 
@@ -39,7 +41,12 @@ def build(values: dict[str, Any]) -> ET.Element:
 
 def read(domain_xml: str) -> dict[str, Any]:
     """Return the values in a domain's XML; empty for a machine that is not ours, or whose element is broken."""
-    element = ET.fromstring(domain_xml).find(f"metadata/{TAG}")
+    return of(ET.fromstring(domain_xml))
+
+
+def of(root: ET.Element) -> dict[str, Any]:
+    """Return the values in a `<domain>` element, as `read` does."""
+    element = root.find(f"metadata/{TAG}")
     if element is None or not element.text:
         return {}
     try:
