@@ -28,8 +28,9 @@ MARK = "/root/mark"
 class Guest:
     """A machine with an agent, and what its disk holds."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, name: str = NAME) -> None:
         self.uri = uri
+        self.name = name
 
     def make(self, **more: Any) -> None:
         machine: dict[str, Any] = {
@@ -55,7 +56,7 @@ class Guest:
 
     def _ask(self, command: str, **arguments: Any) -> Any:
         with opened_host(self.uri, Deadline(20)) as connection:
-            domain = connection.lookupByName(NAME)
+            domain = connection.lookupByName(self.name)
             text = json.dumps({"execute": command, "arguments": arguments})
             return json.loads(libvirt_qemu.qemuAgentCommand(domain, text, 10, 0))["return"]
 
