@@ -77,6 +77,7 @@ KINDS: dict[str, Kind] = {
         Kind("vm.nic", "vm/nic.yml"),
         Kind("vm.migrate", "vm/migrate.yml"),
         Kind("host.evacuate", "host/evacuate.yml"),
+        Kind("vm.preflight", "vm/preflight.yml"),
         Kind("vm.snapshot", "vm/snapshot.yml"),
         Kind("vm.revert", "vm/revert.yml"),
         Kind("host.discover", "host/discover.yml", timeout=60.0),

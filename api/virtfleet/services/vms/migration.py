@@ -91,6 +91,28 @@ def migrate(
     return job, step
 
 
+def preflight(session: Session, who: Principal, vm: Vm, *, copy_storage: bool) -> Job:
+    """Make the job that finds out which of the zone's hosts could take a machine. Raises Problem."""
+    if reason := why_not(session, vm):
+        raise Problem("not_ready", reason, "See: virtfleet vm show, virtfleet host show.")
+    rows = capacity.hosts_of(session, vm.zone)
+    job = lifecycle.submit(
+        session,
+        "vm.preflight",
+        project_id=vm.project_id,
+        owner_id=who.user_id,
+        host_ids=[vm.host_id, *(host.id for host in rows if host.id != vm.host_id)],
+        variables={
+            "virtfleet_vms": [{"name": vm.libvirt_name, "uuid": vm.uuid}],
+            "virtfleet_copy_storage": copy_storage,
+        },
+        subjects=[{"type": "vm", "id": vm.id, "name": vm.name}],
+        exclusive=[f"vm:{vm.id}"],
+    )
+    ledger.audit(session, who, "vm.preflight", vm.id, job.id)
+    return job
+
+
 def why_not(session: Session, vm: Vm) -> str | None:
     """Return why a machine cannot be moved now, as a sentence, or None."""
     if vm.state in ("building", "deleting", "missing"):
