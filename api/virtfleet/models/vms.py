@@ -31,13 +31,19 @@ class Vm(Owned, Base):
     """Name of the flavor when the machine was made; kept when the flavor goes."""
     image: Mapped[str | None]
     vcpus: Mapped[int]
+    max_vcpus: Mapped[int | None]
+    """How many it can have without a reboot; None: as many as it has."""
     memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    max_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """How much it can have without a reboot; None: as much as it has. This is what is promised to it."""
     disk_bytes: Mapped[int] = mapped_column(BigInteger)
     pool: Mapped[str]
     state: Mapped[str] = mapped_column(default="building", index=True)
     """building, running, stopped, paused, crashed, deleting, missing (its host no longer has it) or unknown."""
     seen_addresses: Mapped[list[Any]] = mapped_column(default=list)
     """IP addresses that the machine was last seen with; on a network with DHCP the only ones known."""
+    attached: Mapped[list[Any]] = mapped_column(default=list)
+    """Disks beside those it was made with, as the API shows them."""
     spec: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """The machine as module `vm` takes it; a secret in it is a reference."""
     policy: Mapped[str]
@@ -51,3 +57,8 @@ class Vm(Owned, Base):
     addresses: Mapped[list[Address]] = relationship(
         lazy="selectin", order_by=Address.position, cascade="all, delete-orphan"
     )
+
+    @property
+    def promised_memory_bytes(self) -> int:
+        """Return what it may come to use without anybody being asked again."""
+        return self.memory_bytes if self.max_memory_bytes is None else self.max_memory_bytes

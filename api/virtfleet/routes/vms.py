@@ -11,7 +11,7 @@ from virtfleet import database
 from virtfleet.models import Host, Vm, Zone
 from virtfleet.routes import views
 from virtfleet.routes.door import answer, caller, items, location_of, once, one, require, ring_later, unchanged
-from virtfleet.schemas.vms import PlacementIn, VmAction, VmIn, VmOut, VmQuery, VmsAccepted, VmWish
+from virtfleet.schemas.vms import PlacementIn, VmAction, VmIn, VmOut, VmPatch, VmQuery, VmsAccepted, VmWish
 from virtfleet.services import vms
 from virtfleet.services.auth import Principal
 from virtfleet.services.ledger import Answer
@@ -26,6 +26,7 @@ def _new(wish: VmWish) -> NewVm:
     given = wish.model_dump()
     given["memory_bytes"] = given.pop("memory")
     given["disk_bytes"] = given.pop("disk")
+    given["max_memory_bytes"] = given.pop("max_memory")
     return NewVm(**given)
 
 
@@ -79,6 +80,37 @@ def get_vm(ref: str) -> Response:
     """Show a machine"""
     with database.read() as session:
         return one(views.vm(session, find(session, Vm, "vm", ref, caller())))
+
+
+@blueprint.patch("/vms/<ref>")
+@require("vms:write")
+@blueprint.input(VmPatch)
+@blueprint.doc(responses=[202])
+def change_vm(ref: str, json_data: VmPatch) -> Response:
+    """Change what a machine has
+
+    It is reserved in this call; a job then gives it, without a reboot as far as that goes. What holds only from the
+    next boot on is told by the job's result. When the job fails, the reservation is taken back. A disk never shrinks.
+    """
+    given = json_data.model_dump(exclude={"memory", "max_memory", "disk", "grow_disk_by", "io"})
+    wanted = vms.Resize(
+        **given,
+        memory_bytes=json_data.memory,
+        max_memory_bytes=json_data.max_memory,
+        disk_bytes=json_data.disk,
+        grow_disk_by_bytes=json_data.grow_disk_by,
+        io=None if json_data.io is None else json_data.io.given(),
+    )
+
+    def work(session: Session, who: Principal) -> Answer:
+        vm = find(session, Vm, "vm", ref, who)
+        unchanged(vm.generation)
+        job = vms.resize(session, who, vm, wanted)
+        body: dict[str, Any] = views.accepted(session, job)
+        body["vm"] = views.vm(session, vm).model_dump(mode="json")
+        return Answer(202, body, location_of(job.id))
+
+    return once(json_data.model_dump(), work)
 
 
 @blueprint.delete("/vms/<ref>")

@@ -2,8 +2,10 @@
 
 from typing import Any, Literal
 
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_settings import io_limits
 from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from virtfleet.models import Vm
 from virtfleet.schemas.base import In, Moment, Out, Paging, Size, Text
@@ -21,6 +23,10 @@ class VmWish(In):
     flavor: Text | None = None
     vcpus: int | None = Field(default=None, ge=1, le=LARGEST_VCPUS)
     memory: Size | None = Field(default=None, ge=SMALLEST_MEMORY, le=LARGEST)
+    max_vcpus: int | None = Field(default=None, ge=1, le=LARGEST_VCPUS, description="vCPUs without a reboot.")
+    max_memory: Size | None = Field(
+        default=None, ge=SMALLEST_MEMORY, le=LARGEST, description="Memory without a reboot; this is what is promised."
+    )
     disk: Size | None = Field(default=None, ge=SMALLEST_DISK, le=LARGEST)
     image: Text | None = None
     count: int = Field(default=1, ge=1, le=100, description="More than one are called name-1, name-2, …")
@@ -58,6 +64,54 @@ class VmAction(In):
     grace: float | None = Field(default=None, ge=0, le=3600, description="Stop or reboot: seconds it may take.")
 
 
+class IoLimits(In):
+    """Limits of a disk. Those left out are none; one for both directions excludes those for one."""
+
+    bytes_per_second: Text | None = Field(default=None, description="With a unit, such as 10MiB.")
+    read_bytes_per_second: Text | None = None
+    write_bytes_per_second: Text | None = None
+    iops: int | None = Field(default=None, ge=0, le=LARGEST)
+    read_iops: int | None = Field(default=None, ge=0, le=LARGEST)
+    write_iops: int | None = Field(default=None, ge=0, le=LARGEST)
+
+    @model_validator(mode="after")
+    def _usable(self) -> "IoLimits":
+        try:
+            io_limits(self.model_dump())
+        except VirtfleetError as error:
+            raise ValueError(f"{error.obstacle}. {error.hint}") from error
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """Return those that are limits."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
+
+
+class VmPatch(In):
+    """What is to be different about a machine. Without a reboot as far as that goes."""
+
+    vcpus: int | None = Field(default=None, ge=1, le=LARGEST_VCPUS)
+    max_vcpus: int | None = Field(default=None, ge=1, le=LARGEST_VCPUS, description="vCPUs without a reboot.")
+    memory: Size | None = Field(default=None, ge=SMALLEST_MEMORY, le=LARGEST)
+    max_memory: Size | None = Field(default=None, ge=SMALLEST_MEMORY, le=LARGEST, description="Without a reboot.")
+    disk: Size | None = Field(default=None, ge=SMALLEST_DISK, le=LARGEST, description="The size to grow to.")
+    grow_disk_by: Size | None = Field(default=None, ge=1, le=LARGEST, description="How much to grow by.")
+    autostart: bool | None = Field(default=None, description="Whether it starts with its host.")
+    io: IoLimits | None = Field(default=None, description="Limits of its disks.")
+    allow_power_cycle: bool = Field(default=False, description="Stop and start it for what needs that.")
+    force: bool = Field(default=False, description="When it does not shut down in time, cut its power.")
+    grace: float | None = Field(default=None, ge=0, le=3600, description="Seconds that shutting down may take.")
+
+    @model_validator(mode="after")
+    def _something(self) -> "VmPatch":
+        how = {"allow_power_cycle", "force", "grace"}
+        if not any(value is not None for name, value in self.model_dump().items() if name not in how):
+            raise ValueError("nothing is to be changed")
+        if self.disk is not None and self.grow_disk_by is not None:
+            raise ValueError("disk and grow_disk_by exclude each other")
+        return self
+
+
 class VmQuery(Paging):
     """Which machines."""
 
@@ -86,6 +140,11 @@ class VmOut(Out):
     vcpus: int
     memory: str
     memory_bytes: int
+    max_vcpus: int | None
+    max_memory: str | None
+    max_memory_bytes: int | None
+    autostart: bool
+    io: dict[str, Any]
     disk: str
     disk_bytes: int
     pool: str
@@ -119,6 +178,11 @@ class VmOut(Out):
                 {"network": each.network.name, "address": each.address, "mac": each.mac} for each in row.addresses
             ],
             memory=format_size(row.memory_bytes),
+            max_vcpus=row.max_vcpus,
+            max_memory=None if row.max_memory_bytes is None else format_size(row.max_memory_bytes),
+            max_memory_bytes=row.max_memory_bytes,
+            autostart=bool(row.spec.get("autostart", False)),
+            io=row.spec.get("io") or {},
             disk=format_size(row.disk_bytes),
             job=row.job_id,
             created_at=row.created_at,

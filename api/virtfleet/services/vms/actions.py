@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from virtfleet import clock, database, settings
 from virtfleet.errors import Problem
 from virtfleet.jobs import lifecycle, queue
-from virtfleet.models import UNFINISHED, Host, Job, Vm
+from virtfleet.models import UNFINISHED, Host, Job, Move, Vm
 from virtfleet.services import ledger
 from virtfleet.services.auth import Principal
 
@@ -33,25 +33,30 @@ def act(
         raise Problem("invalid", f"Nothing is waited for with {action}.", "Leave grace away.")
     if force and action not in ("stop", "reboot"):
         raise Problem("invalid", f"There is nothing to force with {action}.", "Leave force away.")
-    if vm.state in ("building", "deleting", "missing"):
-        raise Problem(
-            "not_ready",
-            f"Vm {vm.name!r} is {vm.state}.",
-            "Its host no longer has it: delete it." if vm.state == "missing" else "Wait for the end of its job.",
-        )
-    variables: dict[str, Any] = {"virtfleet_vms": [_reference(vm)]}
+    require_ready(vm)
+    variables: dict[str, Any] = {"virtfleet_vms": [reference(vm)]}
     timeout = None
     if action in ("stop", "reboot"):
         patience = DEFAULT_GRACE_SECONDS if grace is None else min(max(grace, 0.0), LONGEST_GRACE_SECONDS)
         variables |= {"virtfleet_force": force, "virtfleet_grace": patience}
         timeout = patience + 60.0
-    job = _submit(session, who, f"vm.{action}", [vm], variables=variables, context={"before": vm.state})
+    job = submit(session, who, f"vm.{action}", [vm], variables=variables, context={"before": vm.state})
     if timeout is not None:
         job.timeout = max(job.timeout, timeout + 60.0)
         variables["virtfleet_timeout"] = timeout
         job.variables = dict(variables)
     ledger.audit(session, who, f"vm.{action}", vm.id, job.id)
     return job
+
+
+def require_ready(vm: Vm) -> None:
+    """Refuse to touch a machine that is not there, or only half. Raises Problem `not_ready`."""
+    if vm.state in ("building", "deleting", "missing"):
+        raise Problem(
+            "not_ready",
+            f"Vm {vm.name!r} is {vm.state}.",
+            "Its host no longer has it: delete it." if vm.state == "missing" else "Wait for the end of its job.",
+        )
 
 
 def delete(session: Session, who: Principal, vm: Vm) -> tuple[Job, list[str]]:
@@ -74,8 +79,8 @@ def delete(session: Session, who: Principal, vm: Vm) -> tuple[Job, list[str]]:
             return making, to_ring
     vm.state = "deleting"
     vm.generation += 1
-    variables = {"virtfleet_vms": [_reference(vm)]}
-    job = _submit(session, who, "vm.delete", [vm], variables=variables, context={"cleanup": False})
+    variables = {"virtfleet_vms": [reference(vm)]}
+    job = submit(session, who, "vm.delete", [vm], variables=variables, context={"cleanup": False})
     ledger.audit(session, who, "vm.delete", identifier, job.id)
     ledger.changed(session, "vm", identifier, "updated", project_id, name=name, state="deleting")
     return job, to_ring
@@ -88,20 +93,23 @@ def clean_up(session: Session, vms: Sequence[Vm]) -> list[Job]:
         vm.state = "deleting"
         vm.generation += 1
         owner = Principal(vm.owner_id, "", vm.project_id, "", frozenset())
-        variables = {"virtfleet_vms": [_reference(vm)]}
-        jobs.append(_submit(session, owner, "vm.delete", [vm], variables=variables, context={"cleanup": True}))
+        variables = {"virtfleet_vms": [reference(vm)]}
+        jobs.append(submit(session, owner, "vm.delete", [vm], variables=variables, context={"cleanup": True}))
         ledger.changed(session, "vm", vm.id, "updated", vm.project_id, name=vm.name, state=vm.state)
     return jobs
 
 
 def retry_cleanups() -> int:
-    """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made."""
+    """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made.
+
+    A machine that is still being built although its job has ended is one whose end could not be recorded.
+    """
     rested = Job.state.not_in(UNFINISHED) & (Job.ended_at < clock.after(-PAUSE_SECONDS))
     waiting = (
         select(Vm)
         .join(Host, Host.id == Vm.host_id)
         .outerjoin(Job, Job.id == Vm.job_id)
-        .where(Vm.state == "deleting", Host.state == "up", Job.id.is_(None) | rested)
+        .where(Vm.state.in_(("building", "deleting")), Host.state == "up", Job.id.is_(None) | rested)
     )
     with database.read() as session:
         if session.scalars(waiting.limit(1)).first() is None:
@@ -112,12 +120,18 @@ def retry_cleanups() -> int:
     return len(jobs)
 
 
-def _reference(vm: Vm) -> dict[str, str]:
+def hosts_of(session: Session, vms: Sequence[Vm]) -> list[str]:
+    """Return the ids of the hosts on which machines may be when a job begins: one that is on its way has two."""
+    bound_for = select(Move.target_id).where(Move.vm_id.in_([vm.id for vm in vms])).order_by(Move.target_id)
+    return list(dict.fromkeys([*(vm.host_id for vm in vms), *session.scalars(bound_for)]))
+
+
+def reference(vm: Vm) -> dict[str, str]:
     """Return what names the machine beyond doubt: another one of that name is not touched."""
     return {"name": vm.libvirt_name, "uuid": vm.uuid}
 
 
-def _submit(
+def submit(
     session: Session,
     who: Principal,
     kind: str,
@@ -126,7 +140,8 @@ def _submit(
     variables: dict[str, Any],
     context: dict[str, Any],
 ) -> Job:
-    hosts = list(dict.fromkeys(vm.host_id for vm in vms))
+    """Make a job that works on machines where they are, one at a time on each of them."""
+    hosts = hosts_of(session, vms)
     limit = settings.load().jobs_per_host
     job = lifecycle.submit(
         session,

@@ -12,7 +12,7 @@ from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, creation
+from virtfleet.services.vms import actions, creation, resizing
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -34,7 +34,8 @@ def _item(outcome: Outcome, vm: Vm) -> Mapping[str, Any] | None:
     return None
 
 
-def _tell(session: Session, vm: Vm) -> None:
+def tell(session: Session, vm: Vm) -> None:
+    """Count a change of a machine, and tell watchers."""
     vm.generation += 1
     ledger.changed(session, "vm", vm.id, "updated", vm.project_id, name=vm.name, state=vm.state)
 
@@ -47,7 +48,8 @@ def _forget(session: Session, vm: Vm) -> None:
     session.flush()
 
 
-def _error(job: Job, outcome: Outcome, item: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def error_of(job: Job, outcome: Outcome, item: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return why a machine failed: what the run says of it, or of itself."""
     if item is not None and item.get("failed"):
         error = item.get("error") or {}
         return {"code": error.get("code", "task_failed"), "message": item.get("msg", ""), "hint": error.get("hint", "")}
@@ -74,10 +76,10 @@ def created(session: Session, job: Job, outcome: Outcome) -> None:
         if item is not None and vm.id in made and not undo_all:
             _keep(session, vm, item)
         elif _untouched(job, item):
-            _miss(session, vm, _error(job, outcome, item))
+            _miss(session, vm, error_of(job, outcome, item))
             _forget(session, vm)
         else:
-            vm.error = _error(job, outcome, item)
+            vm.error = error_of(job, outcome, item)
             left.append(vm)
     actions.clean_up(session, left)
 
@@ -119,7 +121,7 @@ def _keep(session: Session, vm: Vm, item: Mapping[str, Any]) -> None:
     vm.seen_addresses = [str(address) for address in item.get("addresses") or []]
     vm.error = None
     vm.observed_at = clock.now()
-    _tell(session, vm)
+    tell(session, vm)
 
 
 def _untouched(job: Job, item: Mapping[str, Any] | None) -> bool:
@@ -143,10 +145,10 @@ def deleted(session: Session, job: Job, outcome: Outcome) -> None:
         if outcome.state == "succeeded":
             _forget(session, vm)
             continue
-        vm.error = _error(job, outcome, _item(outcome, vm))
+        vm.error = error_of(job, outcome, _item(outcome, vm))
         if not job.context.get("cleanup"):
             vm.state = "unknown"  # the observer knows better when it next sees the host
-        _tell(session, vm)
+        tell(session, vm)
 
 
 def _changed(session: Session, job: Job, outcome: Outcome) -> None:
@@ -155,12 +157,30 @@ def _changed(session: Session, job: Job, outcome: Outcome) -> None:
         if item is not None and not item.get("failed"):
             _keep(session, vm, {"addresses": vm.seen_addresses, **item})
         elif outcome.state != "succeeded":
-            vm.error = _error(job, outcome, item)
-            _tell(session, vm)
+            vm.error = error_of(job, outcome, item)
+            tell(session, vm)
 
 
 for _action in actions.ACTIONS:
     kinds.finisher(f"vm.{_action}")(_changed)
+
+
+@kinds.finisher("vm.resize")
+def resized(session: Session, job: Job, outcome: Outcome) -> None:
+    """Keep what was changed; what was not is not reserved any longer."""
+    for _, vm in list(_vms(session, job)):
+        item = _item(outcome, vm)
+        machine = item is not None and not item.get("failed")
+        disk = any((result or {}).get("disk") for result in outcome.result.values())
+        if outcome.state != "succeeded":
+            resizing.take_back(vm, job.context, machine=not machine, disk=not disk)
+            vm.error = error_of(job, outcome, item)
+        if machine and item is not None:
+            error = vm.error if outcome.state != "succeeded" else None
+            _keep(session, vm, {**item, "addresses": item.get("addresses") or vm.seen_addresses})
+            vm.error = error
+        else:
+            tell(session, vm)
 
 
 def of_job(session: Session, job: Job) -> list[Vm]:

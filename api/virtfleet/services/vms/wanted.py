@@ -34,6 +34,9 @@ class NewVm:
     flavor: str | None = None
     vcpus: int | None = None
     memory_bytes: int | None = None
+    max_vcpus: int | None = None
+    max_memory_bytes: int | None = None
+    """What it can have without a reboot; None: no more than it has."""
     disk_bytes: int | None = None
     image: str | None = None
     zone: str | None = None
@@ -63,6 +66,7 @@ class Plan:
     pool: str
     policy: str | Mapping[str, Any]
     wait_for: str
+    max_memory_bytes: int | None = None
 
     @property
     def policy_name(self) -> str:
@@ -74,7 +78,7 @@ class Plan:
         return {
             "id": name,
             "vcpus": self.size.vcpus,
-            "memory_bytes": self.size.memory_bytes,
+            "memory_bytes": self.max_memory_bytes or self.size.memory_bytes,
             "disks": [{"pool": self.pool, "size_bytes": self.size.disk_bytes, "overlay": True}],
             "zone": self.zone.name,
             "host": host,
@@ -113,6 +117,12 @@ def decide(session: Session, who: Principal, new: NewVm) -> Plan:
     chosen = settings.load()
     zone = _zone(session, new)
     size, flavor = size_of(session, who, new)
+    for most, now, name in (
+        (new.max_vcpus, size.vcpus, "max_vcpus"),
+        (new.max_memory_bytes, size.memory_bytes, "max_memory"),
+    ):
+        if most is not None and most < now:
+            raise _invalid(name, f"{name} is less than what the machine is to have.", "Leave it away, or raise it.")
     image = images.choose(session, who, new.image)
     if image.virtual_size_bytes > size.disk_bytes:
         raise Problem(
@@ -133,6 +143,7 @@ def decide(session: Session, who: Principal, new: NewVm) -> Plan:
         image=image,
         network=network,
         pool=names.check(new.pool or chosen.pool, "pool"),
+        max_memory_bytes=new.max_memory_bytes,
         policy=new.policy if new.policy is not None else chosen.policy,
         wait_for=new.wait_for or ("address" if by_dhcp and new.start and not new.paused else "running"),
     )

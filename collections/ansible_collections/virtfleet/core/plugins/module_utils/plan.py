@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,3 +88,76 @@ def _differences(before: State, after: State, prefix: str) -> list[tuple[str, An
 def _effect(what: str, effects: Mapping[str, str]) -> str:
     covering = [key for key in effects if what == key or what.startswith(key + ".")]
     return effects[max(covering, key=len)] if covering else LIVE
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is to be changed of a thing that has a kept definition and, while it runs, a live one.
+
+    `changes` are to be made. `pending` are in the kept definition already, but not in the live one and cannot come into
+    it: they hold from the next boot. `beyond` can be had only by making the thing anew, and are left.
+    """
+
+    changes: tuple[Change, ...] = ()
+    pending: tuple[Change, ...] = ()
+    beyond: tuple[Change, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything is to be done."""
+        return bool(self.changes)
+
+    @property
+    def next_boot(self) -> tuple[Change, ...]:
+        """What does not hold before the next boot."""
+        return (*(change for change in self.changes if change.effect == NEXT_BOOT), *self.pending)
+
+    def names(self, effect: str | None = None) -> list[str]:
+        """Return the first parts of the names of what is to be changed, each once; with `effect`, only of such."""
+        chosen = (change for change in self.changes if effect in (None, change.effect))
+        return list(dict.fromkeys(change.what.partition(".")[0] for change in chosen))
+
+    def cycled(self) -> Update:
+        """Return the update when the power is cycled as well: what is pending comes to hold by that."""
+        return Update((*self.changes, *self.pending), (), self.beyond)
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """Return the changes to be made, and those that are beyond it, as plain data."""
+        return [change.as_dict() for change in (*self.changes, *self.beyond)]
+
+
+EffectOf = Callable[[str, Any, Any], str]
+"""(name of a setting, its whole value now, its wanted one) → live, next_boot or recreate."""
+
+
+def update(wanted: State, kept: State | None, live: State | None, effect_of: EffectOf) -> Update:
+    """Return what leads a thing to `wanted`, the settings that somebody named; all others are left as they are.
+
+    `kept` is the definition (None: it has none and ends with its power), `live` what runs (None: nothing does). A
+    setting whose live value cannot be known is left out of `live`: then the kept one alone decides.
+    """
+    changes: list[Change] = []
+    pending: list[Change] = []
+    beyond: list[Change] = []
+    for name, value in wanted.items():
+        in_kept = _of_one(name, kept, value)
+        in_live = _of_one(name, live, value)
+        missing_live = {what for what, _old, _new in in_live}
+        for what, old, new in [*in_kept, *(each for each in in_live if each[0] not in {k[0] for k in in_kept})]:
+            now = (kept if live is None or name not in live else live) or {}
+            holds_already = live is not None and name in live and what not in missing_live
+            effect = LIVE if holds_already else effect_of(name, now.get(name), value)
+            change = Change(what, old, new, effect)
+            if effect == RECREATE:
+                beyond.append(change)
+            elif effect == LIVE or any(what == each[0] for each in in_kept):
+                changes.append(change)
+            else:
+                pending.append(change)
+    return Update(tuple(changes), tuple(pending), tuple(beyond))
+
+
+def _of_one(name: str, state: State | None, value: Any) -> list[tuple[str, Any, Any]]:
+    if state is None or name not in state:
+        return []
+    return _differences({name: state[name]}, {name: value}, "")

@@ -15,7 +15,11 @@ description:
   - Several machines of one host are given as O(vms) and worked on side by side; one that fails stops no other.
   - When making a machine fails, all that was made for it is removed again. A disk with data in it, kept from an earlier
     machine, is never replaced.
-  - An existing machine's vCPUs, memory and networks are not changed; C(differences) of the result tells of them.
+  - Of an existing machine only what is named is compared and changed. C(plan) of the result says when each holds, at
+    once (C(live)) or from the next boot on (C(next_boot)). vCPUs up to O(max_vcpus), memory up to O(max_memory),
+    O(io), O(metadata) and O(autostart) change while it runs. Its power is only cycled if O(allow_power_cycle) says so.
+  - Disks and network cards of an existing machine are not changed; C(differences) of the result tells of the latter.
+    Use M(virtfleet.core.vm_disk) and M(virtfleet.core.vm_nic).
 options:
   name:
     description: The name of the machine.
@@ -32,10 +36,10 @@ options:
     choices: [present, running, stopped, paused, restarted, absent]
     default: present
   vcpus:
-    description: Number of vCPUs. Needed to make a machine.
+    description: Number of vCPUs in use. Needed to make a machine.
     type: int
   memory:
-    description: Memory with a unit, such as V(512MiB). Needed to make a machine.
+    description: Memory in use, with a unit, such as V(512MiB). Needed to make a machine.
     type: str
   accel:
     description: KVM, emulation, or KVM where the host has it.
@@ -122,7 +126,7 @@ options:
         type: path
   metadata:
     description:
-      - Kept with the machine by libvirt, such as owner, project and id.
+      - Kept with the machine by libvirt, such as owner, project and id. Joined to those it has.
       - An C(attempt) lower than the one kept already is refused.
     type: dict
   wait_for:
@@ -143,6 +147,120 @@ options:
   managed_only:
     description:
       - Whether to refuse a machine that is there but was not made by virtfleet, which its metadata would say.
+    type: bool
+    default: false
+  max_vcpus:
+    description:
+      - How many vCPUs it can have without a reboot; as many as O(vcpus) when left out. Changed from the next boot on.
+    type: int
+  max_memory:
+    description:
+      - How much memory it can have without a reboot; as much as O(memory) when left out. Changed from the next boot on.
+      - Between the two a balloon in the machine takes and gives memory, for which it needs a driver.
+    type: str
+  topology:
+    description: How the vCPUs look. Their product must be O(max_vcpus); sockets follow when left out.
+    type: dict
+    suboptions:
+      sockets:
+        description: Number of sockets.
+        type: int
+      cores:
+        description: Number of cores in a socket, 1 when left out.
+        type: int
+      threads:
+        description: Number of threads in a core, 1 when left out.
+        type: int
+  hugepages:
+    description: The size of the huge pages that its memory lies in, such as V(2MiB), or V(default), or V(off).
+    type: str
+  firmware:
+    description: What starts it.
+    type: str
+    choices: [bios, uefi]
+  boot:
+    description: The kinds of devices it boots from, in their order.
+    type: list
+    elements: str
+    choices: [hd, cdrom, network, fd]
+  video:
+    description: The video card.
+    type: str
+    choices: [none, vga, virtio, qxl, cirrus, bochs]
+  serial:
+    description: The serial port, with the console on it.
+    type: str
+    choices: [none, pty]
+  rng:
+    description: Whether it has a source of random numbers.
+    type: bool
+  watchdog:
+    description: What a watchdog does when the machine stops feeding it; V(none) has none.
+    type: str
+    choices: [none, reset, shutdown, poweroff, pause, dump]
+  tpm:
+    description: Whether it has an emulated TPM 2.0. Refused where the host has no swtpm.
+    type: bool
+  autostart:
+    description: Whether it starts with its host.
+    type: bool
+  io:
+    description:
+      - Limits of each disk that it can write to; those left out are none. Limits for both directions and for one
+        exclude each other. Those of one disk are set with M(virtfleet.core.vm_disk).
+    type: dict
+    suboptions:
+      bytes_per_second:
+        description: How much may be read and written in a second, with a unit, such as V(10MiB).
+        type: str
+      read_bytes_per_second:
+        description: How much may be read in a second.
+        type: str
+      write_bytes_per_second:
+        description: How much may be written in a second.
+        type: str
+      iops:
+        description: How many times it may read and write in a second.
+        type: int
+      read_iops:
+        description: How many times it may read in a second.
+        type: int
+      write_iops:
+        description: How many times it may write in a second.
+        type: int
+  new_name:
+    description:
+      - What a machine that is there is to be called. It must be stopped for that, or O(allow_power_cycle) be true. Its
+        volumes keep their names.
+    type: str
+  xml_patch:
+    description:
+      - Changes of libvirt's document for what has no option, after all others. They hold from the next boot on, and
+        libvirt's schema must allow them.
+    type: list
+    elements: dict
+    suboptions:
+      path:
+        description:
+          - The element below C(<domain>), in the XPath of Python's ElementTree, such as C(devices/memballoon). One that
+            is not there is made when the path consists of plain names.
+        type: str
+        required: true
+      attribute:
+        description: The attribute; the element's text is meant when left out.
+        type: str
+      value:
+        description: What it is to be, as text.
+        type: str
+      state:
+        description: Whether it is to be there.
+        type: str
+        choices: [present, absent]
+        default: present
+  allow_power_cycle:
+    description:
+      - Whether to shut a running machine down and start it again when changes hold only from the next boot on. O(grace)
+        and O(force) say how. Without this C(needs_power_cycle) of the result tells of them.
     type: bool
     default: false
   delete_volumes:
@@ -167,8 +285,8 @@ options:
   vms:
     description:
       - Several machines, each with the options of one.
-      - O(state), O(accel), O(wait_for), O(grace), O(force), O(managed_only) and O(delete_made_volumes) hold for each
-        that has none.
+      - O(state), O(accel), O(wait_for), O(grace), O(force), O(managed_only), O(allow_power_cycle) and
+        O(delete_made_volumes) hold for each that has none.
       - No machine may stand in it twice.
     type: list
     elements: dict
@@ -187,10 +305,10 @@ options:
         type: str
         choices: [present, running, stopped, paused, restarted, absent]
       vcpus:
-        description: Number of vCPUs. Needed to make a machine.
+        description: Number of vCPUs in use. Needed to make a machine.
         type: int
       memory:
-        description: Memory with a unit, such as V(512MiB). Needed to make a machine.
+        description: Memory in use, with a unit, such as V(512MiB). Needed to make a machine.
         type: str
       accel:
         description: KVM, emulation, or KVM where the host has it.
@@ -276,7 +394,7 @@ options:
             type: path
       metadata:
         description:
-          - Kept with the machine by libvirt, such as owner, project and id.
+          - Kept with the machine by libvirt, such as owner, project and id. Joined to those it has.
           - An C(attempt) lower than the one kept already is refused.
         type: dict
       wait_for:
@@ -294,6 +412,121 @@ options:
       managed_only:
         description:
           - Whether to refuse a machine that is there but was not made by virtfleet, which its metadata would say.
+        type: bool
+      max_vcpus:
+        description:
+          - How many vCPUs it can have without a reboot; as many as O(vms[].vcpus) when left out. Changed from the
+            next boot on.
+        type: int
+      max_memory:
+        description:
+          - How much memory it can have without a reboot; as much as O(vms[].memory) when left out. Changed from the
+            next boot on.
+          - Between the two a balloon in the machine takes and gives memory, for which it needs a driver.
+        type: str
+      topology:
+        description: How the vCPUs look. Their product must be O(vms[].max_vcpus); sockets follow when left out.
+        type: dict
+        suboptions:
+          sockets:
+            description: Number of sockets.
+            type: int
+          cores:
+            description: Number of cores in a socket, 1 when left out.
+            type: int
+          threads:
+            description: Number of threads in a core, 1 when left out.
+            type: int
+      hugepages:
+        description: The size of the huge pages that its memory lies in, such as V(2MiB), or V(default), or V(off).
+        type: str
+      firmware:
+        description: What starts it.
+        type: str
+        choices: [bios, uefi]
+      boot:
+        description: The kinds of devices it boots from, in their order.
+        type: list
+        elements: str
+        choices: [hd, cdrom, network, fd]
+      video:
+        description: The video card.
+        type: str
+        choices: [none, vga, virtio, qxl, cirrus, bochs]
+      serial:
+        description: The serial port, with the console on it.
+        type: str
+        choices: [none, pty]
+      rng:
+        description: Whether it has a source of random numbers.
+        type: bool
+      watchdog:
+        description: What a watchdog does when the machine stops feeding it; V(none) has none.
+        type: str
+        choices: [none, reset, shutdown, poweroff, pause, dump]
+      tpm:
+        description: Whether it has an emulated TPM 2.0. Refused where the host has no swtpm.
+        type: bool
+      autostart:
+        description: Whether it starts with its host.
+        type: bool
+      io:
+        description:
+          - Limits of each disk that it can write to; those left out are none. Limits for both directions and for one
+            exclude each other. Those of one disk are set with M(virtfleet.core.vm_disk).
+        type: dict
+        suboptions:
+          bytes_per_second:
+            description: How much may be read and written in a second, with a unit, such as V(10MiB).
+            type: str
+          read_bytes_per_second:
+            description: How much may be read in a second.
+            type: str
+          write_bytes_per_second:
+            description: How much may be written in a second.
+            type: str
+          iops:
+            description: How many times it may read and write in a second.
+            type: int
+          read_iops:
+            description: How many times it may read in a second.
+            type: int
+          write_iops:
+            description: How many times it may write in a second.
+            type: int
+      new_name:
+        description:
+          - What a machine that is there is to be called. It must be stopped for that, or O(vms[].allow_power_cycle) be
+            true. Its volumes keep their names.
+        type: str
+      xml_patch:
+        description:
+          - Changes of libvirt's document for what has no option, after all others. They hold from the next boot on, and
+            libvirt's schema must allow them.
+        type: list
+        elements: dict
+        suboptions:
+          path:
+            description:
+              - The element below C(<domain>), in the XPath of Python's ElementTree, such as C(devices/memballoon). One
+                that is not there is made when the path consists of plain names.
+            type: str
+            required: true
+          attribute:
+            description: The attribute; the element's text is meant when left out.
+            type: str
+          value:
+            description: What it is to be, as text.
+            type: str
+          state:
+            description: Whether it is to be there.
+            type: str
+            choices: [present, absent]
+            default: present
+      allow_power_cycle:
+        description:
+          - Whether to shut a running machine down and start it again when changes hold only from the next boot on.
+            O(vms[].grace) and O(vms[].force) say how. Without this C(needs_power_cycle) of the result tells of them.
         type: bool
       delete_volumes:
         description: Volumes to delete with the machine. One that others need is refused.
@@ -340,6 +573,24 @@ EXAMPLES = r"""
       ssh_keys: ["{{ lookup('ansible.builtin.file', '~/.ssh/id_ed25519.pub') }}"]
     wait_for: address
 
+- name: Two vCPUs and more memory, as far as that goes without a reboot
+  virtfleet.core.vm:
+    uri: "{{ virtfleet_uri }}"
+    name: web1
+    vcpus: 2
+    memory: 1GiB
+  register: resized # resized.vm.needs_power_cycle tells whether that was enough
+
+- name: A balloon is not for this one
+  virtfleet.core.vm:
+    uri: "{{ virtfleet_uri }}"
+    name: web1
+    xml_patch:
+      - path: devices/memballoon
+        attribute: model
+        value: none
+    allow_power_cycle: true
+
 - name: Stop two machines, one after 30 seconds by force
   virtfleet.core.vm:
     uri: "{{ virtfleet_uri }}"
@@ -363,7 +614,9 @@ RETURN = r"""
 vm:
   description:
     - The machine. In check mode what it would be, as far as that is known before. Sizes are bytes.
-    - C(differences) tells in what an existing machine is not as asked for.
+    - C(plan) lists what changed or would change, each with C(what), C(before), C(after) and C(effect).
+      C(needs_power_cycle) says whether something holds only after its power was cycled, C(power_cycled) whether it was.
+    - C(differences) tells in what else an existing machine is not as asked for.
     - One that failed has C(failed), C(msg), C(error), and C(cleaned), whether all that was made was removed again.
   returned: when one machine was asked for
   type: dict
@@ -372,9 +625,14 @@ vm:
     uuid: 5c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c11
     state: running
     vcpus: 1
+    vcpus_maximum: 1
     memory_bytes: 536870912
+    memory_current_bytes: 536870912
     addresses: [10.78.0.20]
     changed: true
+    plan: []
+    needs_power_cycle: false
+    power_cycled: false
 vms:
   description: The same for each machine of O(vms), in their order.
   returned: when O(vms) was given
@@ -388,7 +646,7 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded, opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_recipe
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_recipe, vm_settings
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Wanted, check_distinct
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
@@ -455,10 +713,15 @@ ONE: dict[str, Any] = {
     "grace": {"type": "float", "default": 60.0},
     "force": {"type": "bool", "default": False},
     "managed_only": {"type": "bool", "default": False},
+    **vm_settings.SPEC,
+    "allow_power_cycle": {"type": "bool", "default": False},
     "delete_volumes": {"type": "list", "elements": "dict", "options": VOLUME},
     "delete_made_volumes": {"type": "bool", "default": False},
 }
-FOR_ALL = ("state", "accel", "wait_for", "grace", "force", "managed_only", "delete_made_volumes")
+FOR_ALL = (
+    *("state", "accel", "wait_for", "grace", "force", "managed_only", "allow_power_cycle"),
+    "delete_made_volumes",
+)
 """Options that a machine of `vms` has from beside the list when it has none of its own."""
 
 
@@ -528,7 +791,15 @@ def _one(
     except Exception as error:  # a defect of ours must not take the other machines' results along
         failed = VirtfleetError(label, f"{type(error).__name__}: {error}", "This is a defect: please report it.")
     else:
-        shown = {**named, **(done.vm or {}), "changed": done.changed, "differences": done.differences}
+        shown = {
+            **named,
+            **(done.vm or {}),
+            "changed": done.changed,
+            "differences": done.differences,
+            "plan": done.update.as_list(),
+            "needs_power_cycle": done.needs_power_cycle,
+            "power_cycled": done.power_cycled,
+        }
         return shown, None, done.before, done.after
     shown = {
         **named,

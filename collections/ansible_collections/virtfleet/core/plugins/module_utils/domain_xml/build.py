@@ -9,7 +9,7 @@ import re
 import xml.etree.ElementTree as ET
 from string import ascii_lowercase
 
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata, patch, settings
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 
@@ -24,6 +24,22 @@ def build(spec: VmSpec) -> str:
 
     Raises VirtfleetError `invalid` for characters that XML 1.0 cannot carry, such as NUL.
     """
+    return written(tree(spec))
+
+
+def written(root: ET.Element) -> str:
+    """Return a `<domain>` as text. Raises VirtfleetError `invalid` for characters that XML 1.0 cannot carry."""
+    document = ET.tostring(root, encoding="unicode")
+    found = _NOT_IN_XML.search(document)
+    if found is not None:
+        text = f"an option holds the character {found[0]!r}, which XML cannot carry"
+        wanted = f"describe machine {root.findtext('name')} to libvirt"
+        raise VirtfleetError(wanted, text, "Leave it out.", "invalid")
+    return document
+
+
+def tree(spec: VmSpec) -> ET.Element:
+    """Return the `<domain>` of a machine."""
     root = ET.Element("domain", type=spec.virt_type)
     _text(root, "name", spec.name)
     _text(root, "uuid", spec.uuid)
@@ -59,12 +75,12 @@ def build(spec: VmSpec) -> str:
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
     ET.SubElement(devices, "memballoon", model="virtio")
-    document = ET.tostring(root, encoding="unicode")
-    found = _NOT_IN_XML.search(document)
-    if found is not None:
-        text = f"an option holds the character {found[0]!r}, which XML cannot carry"
-        raise VirtfleetError(f"describe machine {spec.name} to libvirt", text, "Leave it out.", "invalid")
-    return document
+    for name in settings.NAMES:
+        if name in spec.settings:
+            settings.write(root, name, spec.settings[name])
+    for step in spec.patch:
+        patch.apply(root, step)
+    return root
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Element:

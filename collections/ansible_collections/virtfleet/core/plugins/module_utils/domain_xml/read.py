@@ -11,39 +11,43 @@ from typing import Any
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
 
 _UNITS = {"b": 1, "bytes": 1, "KiB": 2**10, "k": 2**10, "MiB": 2**20, "M": 2**20, "GiB": 2**30, "G": 2**30}
-_OURS = ("made_volumes", "fixed_addresses")
-"""What the module itself keeps beside the metadata that it was given, returned apart from them."""
 
 
 def read(document: str) -> dict[str, Any]:
-    """Return `{name, uuid, vcpus, memory_bytes, type, machine, disks, networks, metadata, made_volumes, managed}`.
+    """Return a machine's name, uuid and parts.
 
+    They are `{name, uuid, vcpus, vcpus_maximum, memory_bytes, memory_current_bytes, type, machine, disks, networks,
+    metadata, managed}` and the lists of `metadata.OWN`; `memory_bytes` is what it may have at most.
     disks: `[{target, bus, device, source, format, serial, read_only}]`,
     networks: `[{kind, source, mac, model, device}]`. `managed` is whether virtfleet made it.
     """
     root = ET.fromstring(document)
     kept = metadata.of(root)
+    maximum = int(root.findtext("vcpu") or 1)
+    memory = size_of(root.find("memory"))
     kind = root.find("os/type")
     return {
         "name": root.findtext("name"),
         "uuid": root.findtext("uuid"),
-        "vcpus": int(root.findtext("vcpu") or 1),
-        "memory_bytes": _bytes(root.find("memory")),
+        "vcpus": int(vcpu.get("current", maximum)) if (vcpu := root.find("vcpu")) is not None else maximum,
+        "vcpus_maximum": maximum,
+        "memory_bytes": memory,
+        "memory_current_bytes": size_of(root.find("currentMemory")) or memory,
         "type": root.get("type"),
         "machine": kind.get("machine") if kind is not None else None,
         "disks": [_disk(disk) for disk in root.iterfind("devices/disk")],
         "networks": [_nic(nic) for nic in root.iterfind("devices/interface")],
-        "metadata": {key: value for key, value in kept.items() if key not in _OURS},
-        "made_volumes": kept.get("made_volumes") or [],
-        "fixed_addresses": kept.get("fixed_addresses") or [],
+        "metadata": {key: value for key, value in kept.items() if key not in metadata.OWN},
+        **{name: kept.get(name) or [] for name in metadata.OWN},
         "managed": bool(kept),
     }
 
 
-def _bytes(element: ET.Element | None) -> int:
+def size_of(element: ET.Element | None, number: str | None = None) -> int:
+    """Return the bytes that an element with attribute `unit` means by its text, or by `number`; 0 without one."""
     if element is None:
         return 0
-    return int(element.text or 0) * _UNITS.get(element.get("unit", "KiB"), 2**10)
+    return int(number or element.text or 0) * _UNITS.get(element.get("unit", "KiB"), 2**10)
 
 
 def _disk(disk: ET.Element) -> dict[str, Any]:

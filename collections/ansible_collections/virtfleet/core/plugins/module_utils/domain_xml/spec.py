@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.patch import Step
+
 
 @dataclass(frozen=True)
 class Disk:
@@ -45,3 +47,6 @@ class VmSpec:
     disks: tuple[Disk, ...] = ()
     nics: tuple[Nic, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Further settings, by their names in `domain_xml.settings`."""
+    patch: tuple[Step, ...] = ()

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import uuid as uuids
-import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils import seed
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import patch
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import capabilities, vm_settings
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
@@ -59,6 +60,8 @@ def make(connection: libvirt.virConnect, wanted: Wanted, *, check: bool, deadlin
             return Done(True, {"name": wanted.name, "uuid": wanted.uuid, "state": after_state}, None, after)
         plan.make(undo)
         domain = _define(connection, wanted, uuid, build(plan.spec), undo)
+        if options["autostart"]:
+            domain.setAutostart(1)
         if state != "present":
             vms.start(domain, paused=state == "paused")
         addresses: list[str] = []
@@ -85,7 +88,9 @@ def _define(connection: libvirt.virConnect, wanted: Wanted, uuid: str, document:
         raise VirtfleetError(f"make machine {wanted.name}", "another run has just made it", hint, "already_exists")
     undo.add(lambda: _drop(connection, uuid))
     try:
-        domain = connection.defineXML(document)
+        # What was patched may be nonsense: libvirt drops what it does not know, unless it is told to check.
+        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if wanted.options["xml_patch"] else 0
+        domain = connection.defineXMLFlags(document, flags) if flags else connection.defineXML(document)
     except libvirtError as error:
         raise translate(error, f"define machine {wanted.name}") from error
     return domain
@@ -290,7 +295,11 @@ class _Plan:
     def spec(self) -> VmSpec:
         """The machine, once its parts are there."""
         options = self._options
-        arch, virt_type = _virtualization(self._connection, options["accel"], self._goal)
+        arch, virt_type = capabilities.virtualization(self._connection, options["accel"], self._goal)
+        given = vm_settings.settings_of(options)
+        further = {name: given[name] for name in given if name not in ("accel", "machine", "cpu_model", "metadata")}
+        if given.get("tpm"):
+            capabilities.require_tpm(self._connection, self._wanted.name)
         return VmSpec(
             name=self._wanted.name,
             uuid=self._uuid,
@@ -303,6 +312,8 @@ class _Plan:
             disks=tuple(self._disks),
             nics=self._cards,
             metadata={**(options["metadata"] or {}), "made_volumes": self._made, **self._addresses},
+            settings=vm_settings.complete(further, {**vm_settings.NOTHING, "writable_disks": len(self._disks)}),
+            patch=tuple(patch.steps(options["xml_patch"] or [])),
         )
 
 
@@ -338,24 +349,3 @@ def _read(path: str, wanted: str) -> str:
     if len(data) > MAX_USER_DATA_BYTES:
         raise VirtfleetError(wanted, "its user data have more than 16 MiB", hint, "invalid")
     return text
-
-
-def _virtualization(connection: libvirt.virConnect, accel: str, wanted: str) -> tuple[str, str]:
-    """Return the host's architecture and kvm or qemu. Raises VirtfleetError `refused` when KVM is asked for in vain."""
-    root = ET.fromstring(connection.getCapabilities())
-    arch = root.findtext("host/cpu/arch") or "x86_64"
-    types = [
-        domain.get("type")
-        for guest in root.iterfind("guest")
-        if guest.findtext("os_type") == "hvm"
-        for each in guest.iterfind("arch")
-        if each.get("name") == arch
-        for domain in each.iterfind("domain")
-    ]
-    if accel == "kvm" and "kvm" not in types:
-        hint = "Use accel auto or tcg, or give the host /dev/kvm."
-        raise VirtfleetError(wanted, "the host has no KVM", hint, "refused")
-    if accel != "tcg" and "kvm" in types:
-        return arch, "kvm"
-    # libvirt's test driver has a type of its own.
-    return arch, "qemu" if "qemu" in types or not types else str(types[0])

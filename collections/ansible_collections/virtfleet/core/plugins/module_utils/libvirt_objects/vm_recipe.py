@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_update
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_making import make
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done, Wanted, source_of
@@ -34,10 +35,27 @@ def bring(connection: libvirt.virConnect, wanted: Wanted, *, check: bool, deadli
         # Another machine of that name is not the one that is to go.
         name = wanted.name if wanted.uuid is None else None
         return _remove(connection, wanted, vms.find(connection, name, wanted.uuid), check=check)
-    domain = vms.find(connection, wanted.name or None, wanted.uuid)
+    domain = _found(connection, wanted)
     if domain is None:
         return make(connection, wanted, check=check, deadline=deadline)
     return _change(connection, wanted, domain, check=check, deadline=deadline)
+
+
+def _found(connection: libvirt.virConnect, wanted: Wanted) -> libvirt.virDomain | None:
+    """Return the machine, also when it has its new name already."""
+    new_name = wanted.options["new_name"]
+    found = vms.find(connection, wanted.name or None, wanted.uuid)
+    if new_name is None:
+        return found
+    renamed = vms.find(connection, new_name, wanted.uuid)
+    if found is not None and renamed is not None and found.UUIDString() != renamed.UUIDString():
+        hint = "Choose another name; the other machine is left alone."
+        text = f"the host has a machine {new_name} already"
+        raise VirtfleetError(f"rename machine {found.name()}", text, hint, "already_exists")
+    if found is None and renamed is None:
+        hint = "Leave new_name out to make it."
+        raise VirtfleetError(f"rename machine {wanted.name or wanted.uuid}", "there is none", hint, "not_found")
+    return found or renamed
 
 
 def _shown(facts: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -52,28 +70,120 @@ def _change(
     _refuse_unmanaged(wanted, facts)
     _refuse_older(wanted, facts)
     options, state, goal = wanted.options, facts["state"], wanted.state
-    todo = _step(connection, wanted, domain, state, deadline)
     after_state = {"restarted": "running", "present": state}.get(goal, goal)
-    changed = todo is not None
-    differences = _differences(wanted, facts)
-    before, after = _shown(facts), {"name": facts["name"], "state": after_state}
-    if check:
-        return Done(changed, {**facts, "state": after_state}, before, after, differences)
-    addresses: list[str] = []
-    acted = False
-    try:
-        if todo is not None:
-            todo()
-            acted = True
-        if after_state == "running":
-            addresses = vms.await_guest(connection, domain, options["wait_for"], wanted.fixed_addresses, deadline)
-    except VirtfleetError as error:
-        with contextlib.suppress(libvirtError):
-            error.values["changed"] = acted or vms.state_of(domain) != state
-        if acted and error.code == "timeout":
-            error.hint = f"{error.hint} The machine is left running.".lstrip()
-        raise
-    return Done(changed, vms.describe(domain, addresses), before, after, differences)
+    todo = _step(connection, wanted, domain, state, deadline)
+    runs = state in ("running", "paused") and after_state in ("running", "paused")
+    # A new name needs a stopped machine, so one whose power may be cycled for it is compared as if it were stopped.
+    renaming = runs and options["allow_power_cycle"] and options["new_name"] not in (None, facts["name"])
+    prepared = vm_update.prepare(
+        connection, domain, options, active=runs and not renaming, paused="paused" in (state, after_state)
+    )
+    update = prepared.update
+    cycling = runs and options["allow_power_cycle"] and (renaming or bool(update.next_boot))
+    if cycling:
+        update = update.cycled()
+    name = (options["new_name"] or facts["name"]) if update.changed else facts["name"]
+    before = {**(_shown(facts) or {}), **{change.what: change.before for change in update.changes}}
+    after = {"name": name, "state": after_state, **{change.what: change.after for change in update.changes}}
+    changed = cycling or todo is not None or update.changed
+    done = Done(changed, {**facts, "name": name, "state": after_state}, before, after)
+    done.differences, done.update, done.power_cycled = _differences(wanted, facts), update, cycling
+    done.needs_power_cycle = runs and not cycling and bool(update.next_boot)
+    if not check:
+        run = _Run(connection, wanted, domain, prepared, deadline)
+        addresses = run.cycle(after_state) if cycling else run.plain(todo, after_state, stopping=goal == "stopped")
+        done.vm = vms.describe(run.domain, addresses)
+    return done
+
+
+class _Run:
+    """The changes of one machine, carried out: its settings before it starts, or after it was stopped."""
+
+    def __init__(
+        self,
+        connection: libvirt.virConnect,
+        wanted: Wanted,
+        domain: libvirt.virDomain,
+        prepared: vm_update.Prepared,
+        deadline: Deadline,
+    ) -> None:
+        self.domain = domain
+        self._connection = connection
+        self._wanted = wanted
+        self._prepared = prepared
+        self._deadline = deadline
+        self._state = vms.state_of(domain)
+        self._acted = False
+
+    def plain(self, todo: Callable[[], None] | None, after_state: str, *, stopping: bool) -> list[str]:
+        """Change what can be changed now, and bring the machine into its state. Returns its addresses."""
+        with self._telling(after_state):
+            if not stopping:
+                self._change(live=True)
+            if todo is not None:
+                if self._state in ("running", "paused"):
+                    todo()
+                else:
+                    self._start(todo)
+                self._acted = True
+            if stopping:
+                self._change(live=False)
+            return self._awaited(after_state)
+
+    def cycle(self, after_state: str) -> list[str]:
+        """Stop the machine, change it, and start it again. Returns its addresses."""
+        options = self._wanted.options
+        with self._telling(after_state):
+            vms.stop(
+                self._connection,
+                self.domain,
+                grace=options["grace"],
+                force=options["force"],
+                deadline=self._deadline,
+            )
+            self._acted = True
+            try:
+                self._change(live=False)
+            except VirtfleetError:
+                vms.start(self.domain, paused=self._state == "paused")
+                raise
+            self._start(partial(vms.start, self.domain, paused=after_state == "paused"))
+            return self._awaited(after_state)
+
+    def _change(self, *, live: bool) -> None:
+        if self._prepared.update.changed:
+            self.domain = vm_update.carry_out(self._connection, self.domain, self._prepared, self._deadline, live=live)
+            self._acted = True
+
+    def _start(self, start: Callable[[], None]) -> None:
+        """Start the machine; when it does not with its new definition, put the old one back."""
+        try:
+            start()
+        except VirtfleetError as error:
+            if self._prepared.update.changed and vm_update.put_back(self._connection, self.domain, self._prepared):
+                error.hint = f"{error.hint} Its definition was put back.".lstrip()
+                if self._state in ("running", "paused"):
+                    with contextlib.suppress(VirtfleetError):
+                        vms.start(self.domain, paused=self._state == "paused")
+            raise
+
+    def _awaited(self, after_state: str) -> list[str]:
+        if after_state != "running":
+            return []
+        asked = self._wanted.options["wait_for"], self._wanted.fixed_addresses
+        return vms.await_guest(self._connection, self.domain, *asked, self._deadline)
+
+    @contextlib.contextmanager
+    def _telling(self, after_state: str) -> Iterator[None]:
+        """Say in an error whether anything was changed before it."""
+        try:
+            yield
+        except VirtfleetError as error:
+            with contextlib.suppress(libvirtError):
+                error.values["changed"] = self._acted or vms.state_of(self.domain) != self._state
+            if self._acted and error.code == "timeout" and after_state == "running":
+                error.hint = f"{error.hint} The machine is left running.".lstrip()
+            raise
 
 
 def _step(
@@ -121,11 +231,6 @@ def _refuse_older(wanted: Wanted, facts: dict[str, Any]) -> None:
 def _differences(wanted: Wanted, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Return in what an existing machine is not as asked for; it is left so."""
     options, found = wanted.options, []
-    if options["vcpus"] is not None and options["vcpus"] != facts["vcpus"]:
-        found.append({"what": "vcpus", "is": facts["vcpus"], "wanted": options["vcpus"]})
-    memory = wanted.memory_bytes
-    if memory is not None and memory != facts["memory_bytes"]:
-        found.append({"what": "memory_bytes", "is": facts["memory_bytes"], "wanted": memory})
     if options["networks"] is not None:
         is_, should = [nic["source"] for nic in facts["networks"]], [source_of(nic)[1] for nic in options["networks"]]
         if is_ != should:
@@ -164,5 +269,7 @@ def _made_for(connection: libvirt.virConnect, wanted: Wanted, facts: dict[str, A
         return vms.leftovers(connection, wanted.name, wanted.uuid) if wanted.name and wanted.uuid else []
     made = list(facts["made_volumes"])
     attached = {PurePosixPath(disk["source"] or "").name for disk in facts["disks"]} - {each["name"] for each in made}
+    # One that was made for it and then detached is in nobody's way, and has data in it.
+    attached |= {each["name"] for each in facts["detached_volumes"]}
     left = vms.leftovers(connection, facts["name"], facts["uuid"])
     return made + [each for each in left if each["name"] not in attached]

@@ -10,20 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils import plan
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import patch
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_settings
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, shown
-from ansible_collections.virtfleet.core.plugins.module_utils.units import about, parse_size
 
-MAX_VCPUS = 4096
-"""No host offers more. libvirtd 9.0 aborts on a number that it cannot allocate (-1 was seen to kill it)."""
-MIN_MEMORY_BYTES = 2**20
-MAX_MEMORY_BYTES = 2**50
 MAX_SERIAL_LENGTH = 20
 """What a virtio disk shows to its machine; the rest would be cut off without a word."""
 MAX_DISKS = 25
 """vda to vdz, one of them for the seed."""
 LONGEST_GRACE_SECONDS = 86400.0
-_KIB = 1024
 
 
 @dataclass
@@ -45,13 +42,9 @@ class Wanted:
 
     def _check_numbers(self) -> None:
         options, wanted = self.options, f"work on machine {self.name or self.uuid}"
-        vcpus, grace, disks = options["vcpus"], options["grace"], options["disks"] or []
-        if vcpus is not None and not 1 <= vcpus <= MAX_VCPUS:
-            raise VirtfleetError(wanted, f"it cannot have {vcpus} vCPUs", f"Use 1 to {MAX_VCPUS}.", "invalid")
-        memory = self.memory_bytes
-        if memory is not None and not MIN_MEMORY_BYTES <= memory <= MAX_MEMORY_BYTES:
-            limits = f"Use {about(MIN_MEMORY_BYTES)} to {about(MAX_MEMORY_BYTES)}."
-            raise VirtfleetError(wanted, f"it cannot have {about(memory)} of memory", limits, "invalid")
+        grace, disks = options["grace"], options["disks"] or []
+        vm_settings.settings_of(options)
+        patch.steps(options["xml_patch"] or [])
         if not 0 <= grace <= LONGEST_GRACE_SECONDS:  # also false for what is no number (nan)
             hint = f"Use 0 to {LONGEST_GRACE_SECONDS:g} seconds."
             raise VirtfleetError(wanted, f"nobody can wait {grace} seconds as grace", hint, "invalid")
@@ -60,18 +53,14 @@ class Wanted:
 
     def _check_words(self) -> None:
         """libvirt takes many of these as they are, and fails on them late and obscurely."""
-        words = {"machine type": self.options["machine"], "CPU model": self.options["cpu_model"]}
-        for what, word in words.items():
-            if word is not None:
-                check_name(word, what)
+        if self.options["new_name"] is not None:
+            check_name(self.options["new_name"], "machine")
         for nic in self.options["networks"] or []:
             if nic["model"] is not None:
                 check_name(nic["model"], "card model")
         for disk in self.options["disks"] or []:
-            serial = disk["serial"]
-            if serial is not None and len(check_name(serial, "serial number")) > MAX_SERIAL_LENGTH:
-                text = f"a machine sees only {MAX_SERIAL_LENGTH} characters of it"
-                raise VirtfleetError(f"use {shown(serial)} as serial number", text, "Use a shorter one.", "invalid")
+            if disk["serial"] is not None:
+                check_serial(disk["serial"])
 
     @property
     def state(self) -> str:
@@ -86,11 +75,8 @@ class Wanted:
 
     @property
     def memory_bytes(self) -> int | None:
-        """The wanted memory in whole KiB, as libvirt counts; None when none is given."""
-        if self.options["memory"] is None:
-            return None
-        size = parse_size(self.options["memory"], "the memory of a machine")
-        return -(-size // _KIB) * _KIB
+        """The wanted memory in whole MiB; None when none is given."""
+        return None if self.options["memory"] is None else vm_settings.memory_bytes(self.options["memory"])
 
     @property
     def fixed_addresses(self) -> list[str]:
@@ -107,6 +93,9 @@ class Done:
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
     differences: list[dict[str, Any]] = field(default_factory=list)
+    update: plan.Update = field(default_factory=plan.Update)
+    power_cycled: bool = False
+    needs_power_cycle: bool = False
 
 
 def identity(name: str | None, uuid: str | None) -> tuple[str | None, str | None]:
@@ -123,6 +112,14 @@ def check_uuid(uuid: str) -> str:
     except ValueError:
         hint = "Write it like 5c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c11, or leave it out."
         raise VirtfleetError(f"use {shown(uuid)} as a UUID", "it is not one", hint, "invalid") from None
+
+
+def check_serial(serial: str) -> str:
+    """Return a disk's serial number as a machine can see it. Raises VirtfleetError `invalid`."""
+    if len(check_name(serial, "serial number")) > MAX_SERIAL_LENGTH:
+        text = f"a machine sees only {MAX_SERIAL_LENGTH} characters of it"
+        raise VirtfleetError(f"use {shown(serial)} as serial number", text, "Use a shorter one.", "invalid")
+    return serial
 
 
 def check_distinct(machines: Sequence[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.virtfleet.core.plugins.module_utils.plan import LIVE, NEXT_BOOT, RECREATE, compare
+from ansible_collections.virtfleet.core.plugins.module_utils.plan import LIVE, NEXT_BOOT, RECREATE, compare, update
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,53 @@ def test_a_plan_knows_what_it_touches() -> None:
     assert plan.touches("m.max")
     assert not plan.touches("max", "maximum")
     assert [change.what for change in plan.with_effect(RECREATE)] == ["m.max"]
+
+
+def effect_of(name: str, now: Any, wanted: Any) -> str:
+    return {"hot": LIVE, "anew": RECREATE}.get(name, NEXT_BOOT)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept", "live", "changes", "pending"),
+    [
+        pytest.param({}, {"hot": 1}, {"hot": 2}, [], [], id="what nobody named is left"),
+        pytest.param({"hot": 1}, {"hot": 1}, {"hot": 1}, [], [], id="nothing differs"),
+        pytest.param({"cold": 2}, {"cold": 1}, None, [("cold", 1, 2, NEXT_BOOT)], [], id="stopped"),
+        pytest.param({"cold": 2}, {"cold": 1}, {"cold": 1}, [("cold", 1, 2, NEXT_BOOT)], [], id="running"),
+        pytest.param({"cold": 2}, {"cold": 2}, {"cold": 1}, [], [("cold", 1, 2, NEXT_BOOT)], id="waiting for a boot"),
+        pytest.param({"cold": 2}, {"cold": 1}, {"cold": 2}, [("cold", 1, 2, LIVE)], [], id="it runs so already"),
+        pytest.param({"cold": 2}, {"cold": 1}, {}, [("cold", 1, 2, NEXT_BOOT)], [], id="live value not known"),
+        pytest.param({"cold": 2}, {"cold": 2}, {}, [], [], id="live value not known, kept as wanted"),
+        pytest.param({"hot": 2}, {"hot": 1}, {"hot": 1}, [("hot", 1, 2, LIVE)], [], id="hot"),
+        pytest.param({"hot": 2}, {"hot": 2}, {"hot": 1}, [("hot", 1, 2, LIVE)], [], id="hot, only live differs"),
+        pytest.param({"hot": 2}, None, {"hot": 1}, [("hot", 1, 2, LIVE)], [], id="transient"),
+        pytest.param(
+            {"cold": {"a": 1, "b": 3}},
+            {"cold": {"a": 1, "b": 2}},
+            {"cold": {"a": 0, "b": 2}},
+            [("cold.b", 2, 3, NEXT_BOOT)],
+            [("cold.a", 0, 1, NEXT_BOOT)],
+            id="parts one by one",
+        ),
+    ],
+)
+def test_an_update_is_what_leads_both_definitions_to_what_is_wanted(
+    wanted: dict[str, Any],
+    kept: dict[str, Any] | None,
+    live: dict[str, Any] | None,
+    changes: list[tuple[str, Any, Any, str]],
+    pending: list[tuple[str, Any, Any, str]],
+) -> None:
+    found = update(wanted, kept, live, effect_of)
+    assert [(c.what, c.before, c.after, c.effect) for c in found.changes] == changes
+    assert [(c.what, c.before, c.after, c.effect) for c in found.pending] == pending
+    assert found.changed == bool(changes)
+    assert [c.what for c in found.next_boot] == [c[0] for c in changes if c[3] == NEXT_BOOT] + [c[0] for c in pending]
+    assert found.cycled().changes == (*found.changes, *found.pending)
+
+
+def test_what_only_a_new_thing_could_have_is_told_and_not_done() -> None:
+    found = update({"anew": 2, "hot": 2}, {"anew": 1, "hot": 1}, None, effect_of)
+    assert [change.what for change in found.beyond] == ["anew"]
+    assert found.names() == ["hot"]
+    assert [entry["effect"] for entry in found.as_list()] == [LIVE, RECREATE]

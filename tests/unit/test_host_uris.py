@@ -1,8 +1,8 @@
 """What may name a host: addresses and libvirt URIs, and nothing that makes libvirt run or read something else."""
 
 import pytest
+from virtfleet import host_uris
 from virtfleet.errors import Problem
-from virtfleet.services import hosts
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,9 @@ from virtfleet.services import hosts
         ("10.0.0.5", "qemu+ssh://10.0.0.5/system"),
         ("root@10.0.0.5", "qemu+ssh://root@10.0.0.5/system"),
         ("h1.example", "qemu+ssh://h1.example/system"),
+        ("10.0.0.5:2222", "qemu+ssh://10.0.0.5:2222/system"),
+        ("fd00::1", "qemu+ssh://[fd00::1]/system"),
+        ("root@fd00::1", "qemu+ssh://root@[fd00::1]/system"),
         ("qemu+tcp://10.0.0.5/system", "qemu+tcp://10.0.0.5/system"),
         ("qemu+tls://[fd00::1]:16514/system", "qemu+tls://[fd00::1]:16514/system"),
         ("qemu+ssh://root@h1/system?keyfile=/etc/keys/id", "qemu+ssh://root@h1/system?keyfile=/etc/keys/id"),
@@ -19,7 +22,7 @@ from virtfleet.services import hosts
     ],
 )
 def test_what_is_taken(given: str, uri: str) -> None:
-    assert hosts.check_uri(given) == uri
+    assert host_uris.check(given) == uri
 
 
 @pytest.mark.parametrize(
@@ -34,11 +37,11 @@ def test_what_is_taken(given: str, uri: str) -> None:
 )
 def test_what_is_refused(given: str) -> None:
     with pytest.raises(Problem) as refused:
-        hosts.check_uri(given)
+        host_uris.check(given)
     assert refused.value.code == "invalid"
     assert len(str(refused.value)) < 400
 
 
 def test_a_host_without_a_name_is_called_as_its_uri_says() -> None:
-    assert hosts.name_from("qemu+ssh://root@10.0.0.5/system") == "10.0.0.5"
-    assert hosts.name_from("qemu:///system") == "localhost"
+    assert host_uris.name_from("qemu+ssh://root@10.0.0.5/system") == "10.0.0.5"
+    assert host_uris.name_from("qemu:///system") == "localhost"
