@@ -56,8 +56,7 @@ def prepare(
     definition, running = documents(domain, active=active)
     found = vm_settings.settings_of(options, capabilities.machine_names(connection) if options["machine"] else None)
     steps = patch.steps(options[_PATCH] or [])
-    first = definition if definition is not None else running
-    assert first is not None
+    first = next(root for root in (definition, running) if root is not None)
     kept = {**settings.read(first), **_extras(domain, first, steps)}
     live = None if running is None else {**settings.read(running), **_extras(domain, running, steps)}
     wanted = vm_settings.complete(found, kept)
@@ -151,7 +150,7 @@ def carry_out(
         if live and prepared.live is not None:
             hot = prepared.update.names(plan.LIVE)
             for name in (name for name in _LIVE if name in hot):
-                _change_live(domain, prepared, name, deadline, undo)
+                _change_live(domain, prepared.live, name, prepared.wanted[name], deadline, undo=undo)
         if _NAME in names:
             undo.append(partial(domain.rename, domain.name(), 0))
             domain.rename(prepared.wanted[_NAME], 0)
@@ -223,17 +222,22 @@ def _check_kept(domain: libvirt.virDomain, prepared: Prepared, after: ET.Element
 
 
 def _change_live(
-    domain: libvirt.virDomain, prepared: Prepared, name: str, deadline: Deadline, undo: list[Callable[[], Any]]
+    domain: libvirt.virDomain,
+    live: ET.Element,
+    name: str,
+    after: Any,
+    deadline: Deadline,
+    *,
+    undo: list[Callable[[], Any]],
 ) -> None:
-    assert prepared.live is not None
-    before, after = settings.read(prepared.live)[name], prepared.wanted[name]
+    before = settings.read(live)[name]
     if before == after:
         return
     change = _LIVE[name]
     if name != "vcpus":  # it comes last; a machine that was given one need not let go of it
-        undo.append(partial(change, domain, prepared.live, before, deadline))
+        undo.append(partial(change, domain, live, before, deadline))
     try:
-        change(domain, prepared.live, after, deadline)
+        change(domain, live, after, deadline)
     except libvirtError as error:
         hint = "Try again later, or allow its power to be cycled with allow_power_cycle."
         raise translate(error, f"change {name} of machine {domain.name()} while it runs", hint) from error
