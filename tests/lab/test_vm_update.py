@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import libvirt
 import libvirt_qemu  # type: ignore[import-untyped]
 import pytest
@@ -14,6 +15,9 @@ from ansible_collections.virtfleet.core.plugins.module_utils.connection import o
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import settings
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree  # type: ignore[import-untyped]
 from virtfleet.lab import Lab
 
 from tests.lab.every_step import WHEN, failing
@@ -24,6 +28,7 @@ __all__ = ["host", "image"]  # the fixtures of that file
 
 pytestmark = pytest.mark.lab
 
+SCHEMA = etree.RelaxNG(file="/usr/share/libvirt/schemas/domain.rng")
 BOOT_SECONDS = 180.0
 MIB = 2**20
 
@@ -165,6 +170,55 @@ def test_a_definition_that_does_not_start_is_put_back(host: str, image: str) -> 
         assert "put back" in str(failed.value)
         assert domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == before
         assert state(host) == "paused"
+
+
+def test_another_image_is_told_as_what_only_a_new_machine_could_have(host: str, image: str) -> None:
+    call("vm", host, **machine(image, state="present"))
+    other = call("vm", host, **machine(image, state="present", disks=[{"image": "other-base", "size": "1GiB"}]))
+    assert not other.changed
+    entry = {"what": "disks.root.image", "before": image, "after": "other-base", "effect": "recreate"}
+    assert other.values["vm"]["plan"] == [entry]
+    assert call("vm", host, **machine(image, state="present")).values["vm"]["plan"] == []
+
+
+LIMITS = st.fixed_dictionaries({}, optional={"iops": st.integers(0, 10**6), "bytes_per_second": st.just("5MiB")})
+MACHINES = st.fixed_dictionaries(
+    {"max_vcpus": st.sampled_from([4, 8]), "vcpus": st.integers(1, 4), "memory": st.sampled_from(["64MiB", "100MiB"])},
+    optional={
+        "max_memory": st.sampled_from(["128MiB", "1GiB"]),
+        "machine": st.sampled_from(["q35", "pc"]),
+        "cpu_model": st.sampled_from(["maximum", "qemu64", "Nehalem"]),
+        "topology": st.sampled_from([{"cores": 2}, {"cores": 2, "threads": 2}, {"threads": 4}]),
+        "firmware": st.sampled_from(["bios", "uefi"]),
+        "boot": st.lists(st.sampled_from(["hd", "cdrom", "network"]), min_size=1, unique=True),
+        "video": st.sampled_from(["none", "vga", "virtio", "cirrus"]),
+        "serial": st.sampled_from(["none", "pty"]),
+        "rng": st.booleans(),
+        "watchdog": st.sampled_from(["none", "reset", "poweroff"]),
+        "hugepages": st.sampled_from(["off", "default", "2MiB"]),
+        "autostart": st.booleans(),
+        "io": LIMITS,
+        "metadata": st.dictionaries(
+            st.text("ab<>&{}'\"$é ", max_size=8), st.text("ab<>&{}'\"$é ", max_size=8), max_size=3
+        ),
+    },
+)
+
+
+@given(first=MACHINES, second=MACHINES)
+@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+def test_any_machine_is_read_back_as_it_was_made_and_as_it_was_changed(
+    host: str, image: str, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    call("vm", host, name="vm-test", state="absent", delete_made_volumes=True)
+    call("vm", host, name="vm-test", uuid=UUID, disks=[{"size": "1MiB"}], **first)
+    for wanted in (first, second):
+        call("vm", host, name="vm-test", **wanted)
+        left = call("vm", host, name="vm-test", **wanted)
+        assert not left.changed, left.values["vm"]["plan"]
+        with opened_host(host, Deadline(10)) as connection:
+            document = connection.lookupByName("vm-test").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        SCHEMA.assertValid(etree.fromstring(document))
 
 
 @pytest.mark.parametrize("when", WHEN)
