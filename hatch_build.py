@@ -10,7 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class OutsideFolders(BuildHookInterface):
-    """Adds the collection where ansible-core finds it, and playbooks and example inventory inside the package."""
+    """Adds the collection where ansible-core finds it, and the other folders inside the package."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the folders to a standard build; an editable one uses those of the checkout."""
@@ -18,5 +18,6 @@ class OutsideFolders(BuildHookInterface):
             build_data["force_include"] |= {
                 "collections/ansible_collections/virtfleet": "ansible_collections/virtfleet",
                 "playbooks": "virtfleet/_share/playbooks",
+                "roles": "virtfleet/_share/roles",
                 "inventories/example": "virtfleet/_share/inventories/example",
             }

@@ -1,14 +1,20 @@
 """The three files of S1's `./script PM_FILE IMAGE_FILE TYPES_FILE` (rows S1.8 to S1.12 and S1.17)."""
 
 import json
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils import image_format
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+
+from virtfleet import host_uris, names
+from virtfleet.errors import Problem
+
 FIRST_IMAGE = 100
-ADDRESS = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*@)?[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?", re.ASCII)
-URI = re.compile(r"[a-z+0-9]+://\S*", re.ASCII)
+LARGEST = {"tid": 2_000_000_000, "cpu": 4096, "ram": 2**30, "disk": 2**20}
+"""What a type may have at most: the numbers that the API takes, memory in MiB, a disk in GiB."""
 
 
 class S1FileError(ValueError):
@@ -67,27 +73,60 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 def _hosts(path: Path) -> tuple[str, ...]:
     hosts: list[str] = []
+    taken: dict[str, int] = {}
     for number, line in _lines(path):
-        if not (URI if "://" in line else ADDRESS).fullmatch(line):
-            raise S1FileError(f"{path}, line {number}: {line[:80]!r} is no address, user@address or libvirt URI")
-        if line in hosts:
-            raise S1FileError(f"{path}, line {number}: the host {line} was named before")
+        name = _usable(path, number, _name_of_host, line)
+        if name in taken:
+            raise S1FileError(f"{path}, line {number}: the host {name} was named before, in line {taken[name]}")
+        taken[name] = number
         hosts.append(line)
     return tuple(hosts)
 
 
+def _name_of_host(line: str) -> str:
+    return names.check(host_uris.name_from(host_uris.check(line)), "host")
+
+
+def _name_of_image(line: str) -> str:
+    return names.check(names.of_image(line), "image")
+
+
+def _usable(path: Path, number: int, name_of: Callable[[str], str], line: str) -> str:
+    """Return the name that the API will give it; what the API would refuse is refused before anything is started."""
+    try:
+        return name_of(line)
+    except Problem as problem:
+        raise S1FileError(f"{path}, line {number}: {problem.detail} {problem.hint}") from problem
+
+
 def _images(path: Path) -> tuple[S1Image, ...]:
     images: list[S1Image] = []
+    taken: dict[str, int] = {}
     for number, line in _lines(path):
         file = Path(line)
         if not file.is_absolute():
             raise S1FileError(f"{path}, line {number}: {line[:80]!r} is not a full path")
-        if not file.is_file():
-            raise S1FileError(f"{path}, line {number}: there is no file {line[:200]!r}")
-        if any(line == image.path for image in images):
-            raise S1FileError(f"{path}, line {number}: the image {line} was named before")
+        _check_image(path, number, file)
+        name = _usable(path, number, _name_of_image, line)
+        if name in taken:
+            raise S1FileError(f"{path}, line {number}: an image {name} was named before, in line {taken[name]}")
+        taken[name] = number
         images.append(S1Image(FIRST_IMAGE + len(images), line))
     return tuple(images)
+
+
+def _check_image(path: Path, number: int, file: Path) -> None:
+    """Look at the beginning of an image, to tell whether it is one."""
+    shown = repr(str(file)[:200])
+    try:
+        if not file.is_file():
+            raise S1FileError(f"{path}, line {number}: there is no file {shown}")
+        with file.open("rb") as content:
+            image_format.importable(image_format.inspect(content, file.stat().st_size), None, f"use {shown}")
+    except OSError as error:
+        raise S1FileError(f"{path}, line {number}: the file {shown} cannot be read: {error.strerror}") from error
+    except VirtfleetError as error:
+        raise S1FileError(f"{path}, line {number}: {error}") from error
 
 
 def _types(path: Path) -> tuple[S1Type, ...]:
@@ -101,6 +140,8 @@ def _types(path: Path) -> tuple[S1Type, ...]:
         listed = json.loads(text)["types"]
     except json.JSONDecodeError as error:
         raise S1FileError(f"{path}, line {error.lineno}: it is not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise S1FileError(f"{path}: it is not JSON that can be read") from error
     except (KeyError, TypeError) as error:
         raise S1FileError(f'{path}: it is not like {{"types": [{{"tid", "cpu", "ram", "disk"}}]}}') from error
     if not isinstance(listed, list) or not listed:
@@ -116,6 +157,6 @@ def _type(path: Path, position: int, given: Any) -> S1Type:
     if not isinstance(given, dict) or set(given) != {"tid", "cpu", "ram", "disk"}:
         raise S1FileError(f"{path}, type {position}: it needs just tid, cpu, ram and disk")
     for key, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-            raise S1FileError(f"{path}, type {position}: {key} is not a whole number above 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST[key]:
+            raise S1FileError(f"{path}, type {position}: {key} is not a whole number from 1 to {LARGEST[key]}")
     return S1Type(**given)

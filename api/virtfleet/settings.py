@@ -49,7 +49,8 @@ class Settings:
     disk_ratio: float = 1.0
     workers: int = 4
     api_threads: int = 16
-    jobs_per_host: int = 4
+    jobs_per_host: int = 3
+    """Fewer than workers, so that jobs that hang on one host cannot hold up those of all others."""
     lease_seconds: float = 30.0
     sweep_seconds: float = 2.0
     observe_seconds: float = 5.0

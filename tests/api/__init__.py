@@ -1,1 +1,1 @@
-"""Tests of the control plane with its real parts: database, queue, workers, Ansible."""
+"""Tests of the control plane over a real database, within one process."""

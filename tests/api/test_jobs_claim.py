@@ -84,13 +84,13 @@ def test_processes_never_get_the_same_job(bench: Bench) -> None:
         subprocess.Popen([sys.executable, "-c", RACER, f"w{number}"], stdout=subprocess.PIPE, env=dict(os.environ))
         for number in range(4)
     ]
-    got = [job_id for racer in racers for job_id in json.loads(racer.communicate(timeout=30)[0])]
+    got = [job_id for racer in racers for job_id in json.loads(racer.communicate(timeout=120)[0])]
     assert sorted(got) == sorted(submitted)
 
 
 def test_a_machine_has_one_job_at_a_time_in_order_of_arrival(bench: Bench) -> None:
-    """Eight threads, thirty jobs on three machines: never two at once on one, and always the oldest first."""
-    jobs = [bench.submit("test.noop", exclusive=(f"vm:{number % 3}",)) for number in range(30)]
+    """Five threads, eighteen jobs on three machines: never two at once on one, and always the oldest first."""
+    jobs = [bench.submit("test.noop", exclusive=(f"vm:{number % 3}",)) for number in range(18)]
     machine = {job_id: number % 3 for number, job_id in enumerate(jobs)}
     busy: set[int] = set()
     order: dict[int, list[str]] = {0: [], 1: [], 2: []}
@@ -98,7 +98,7 @@ def test_a_machine_has_one_job_at_a_time_in_order_of_arrival(bench: Bench) -> No
     wrong: list[str] = []
 
     def run(number: int) -> None:
-        while len(order[0]) + len(order[1]) + len(order[2]) < 30:
+        while len(order[0]) + len(order[1]) + len(order[2]) < len(jobs):
             job_id = take(None, f"w{number}")
             if job_id is None:
                 threading.Event().wait(0.01)
@@ -113,7 +113,7 @@ def test_a_machine_has_one_job_at_a_time_in_order_of_arrival(bench: Bench) -> No
                 busy.discard(machine[job_id])
             end(bench, job_id)
 
-    in_threads(8, run)
+    in_threads(5, run)
     assert not wrong
     for number in range(3):
         assert order[number] == jobs[number::3]

@@ -18,19 +18,6 @@ from werkzeug.test import TestResponse
 from tests.api.fleet_rows import GIB, add_host, furnish
 
 OPEN = {"/api/v1/healthz", "/api/v1/readyz", "/api/v1/openapi.json", "/api/v1/docs"}
-HOSTILE = [
-    "{{ lookup('pipe', 'touch /tmp/owned') }}",
-    "</name><x>",
-    "$(touch /tmp/owned)",
-    "../../../etc/passwd",
-    "x" * 5000,
-    "a\0b",
-    "😀",
-    "-rf",
-    "\u202e",
-    "",
-    " ",
-]
 
 
 class Caller:
@@ -231,39 +218,6 @@ def test_text_that_is_no_json_is_a_problem(fleet: Caller, client: FlaskClient) -
         answer = client.post(f"{PREFIX}/vms", data=data, headers=headers)
         assert answer.status_code in (400, 422), (data, answer.data)
         assert answer.mimetype == "application/problem+json"
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_in_every_field_is_refused_or_stored_harmlessly(
-    fleet: Caller, client: FlaskClient, text: str, tmp_path: Path
-) -> None:
-    vm_fields = ("name", "flavor", "image", "zone", "host", "pool", "network", "address", "policy", "memory", "disk")
-    requests: list[tuple[str, str, Any]] = [
-        *(("POST", "/vms", {"name": "a", field: text}) for field in vm_fields),
-        ("POST", "/vms", {"name": "b", "user_data": text}),
-        ("POST", "/vms", {"name": "c", "ssh_keys": [text]}),
-        *(("POST", "/hosts", {"uri": "10.0.0.9", field: text}) for field in ("uri", "name", "zone")),
-        ("POST", "/hosts", {"uri": "10.0.0.9", "variables": {text: text}}),
-        ("POST", "/hosts", {"uri": "10.0.0.9", "variables": {"ansible_user": text}}),
-        *(("POST", "/images", {"source": str(tmp_path / "tiny.img"), field: text}) for field in ("source", "checksum")),
-        ("POST", "/images", {"source": str(tmp_path / "tiny.img"), "name": text}),
-        ("POST", "/flavors", {"name": text, "vcpus": 1, "memory": "1GiB", "disk": "1GiB"}),
-        ("POST", "/zones", {"name": text}),
-        *(
-            ("POST", "/networks", {"name": "x", "source": "br1", "cidr": "10.8.0.0/24"} | {field: text})
-            for field in ("name", "source", "cidr", "gateway", "first", "zone")
-        ),
-        ("POST", "/placements", {"policy": {"name": "p", "requirement": text}}),
-    ]
-    for method, path, body in requests:
-        answer = fleet(method, path, body)
-        assert answer.status_code < 500, (path, body, answer.data)
-    for query in ("/vms?state=", "/vms?host=", "/jobs?vm=", "/jobs?state=", "/hosts?zone=", "/vms?cursor="):
-        answer = client.get(PREFIX + query.split("?")[0], query_string={query.split("?")[1][:-1]: text})
-        assert answer.status_code < 500
-    s1 = client.get("/vm/create", query_string={"name": text, "instance_type": 1, "image_id": text})
-    assert s1.json == {"vmid": 0}
-    assert not Path("/tmp/owned").exists()
 
 
 def test_a_repeated_request_is_answered_as_before_and_done_once(fleet: Caller) -> None:

@@ -1,4 +1,4 @@
-"""`./fleet test`: runs the checks. `--quick` leaves out what needs a lab or minutes."""
+"""`./fleet test`: runs the checks. `--quick` leaves out what needs a lab, real processes or minutes."""
 
 import argparse
 import os
@@ -9,12 +9,14 @@ from tests.checks.runner import ROOT, Check, Runner, conclude
 
 PYTHON = sys.executable
 COLLECTION = "collections/ansible_collections/virtfleet/core"
-PYTHON_TREES = ("api", "collections", "tests", "hatch_build.py")
+PYTHON_TREES = ("api", "collections", "roles", "tests", "hatch_build.py")
 
-# Folders of tests, and whether they do without a lab. Those in NOTHING_YET may be missing, for now.
+# Folders of tests, and whether they do without a lab and without the fleet's processes. Those in NOTHING_YET may be
+# missing, for now.
 SUITES = {
     "unit": True,
     "api": True,
+    "processes": False,
     "lab": False,
     "conformance": False,
     "e2e": False,
@@ -43,34 +45,38 @@ def pytest(*arguments: str) -> tuple[str, ...]:
 
 def all_checks() -> list[Check]:
     """Return the checks in the order in which they run."""
-    yaml = [name for name in ("playbooks", "inventories/example", COLLECTION, "roles") if (ROOT / name).exists()]
+    yaml = ["playbooks", "inventories/example", COLLECTION, "roles", "tests/instances", ".config"]
     suites = []
     for name, quick in SUITES.items():
         folders = [f"tests/{name}", *([f"{COLLECTION}/tests/unit"] if name == "unit" else [])]
         needs = f"tests/{name}" if name in NOTHING_YET else ""
-        # Only unit tests share nothing that they would fight for: ports, processors' time, labs.
-        spread = ("-n", "2") if name == "unit" else ()
+        # Only the quick ones share nothing that they would fight for: ports, processors' time, labs.
+        spread = ("-n", "2") if quick else ()
         suites.append(Check(f"pytest-{name}", pytest(*spread, *folders), quick=quick, cheap=False, needs=needs))
     return [
         Check("ruff", ("ruff", "check", *PYTHON_TREES)),
         Check("ruff-format", ("ruff", "format", "--check", *PYTHON_TREES)),
-        Check("mypy", ("mypy", "api/virtfleet", COLLECTION + "/plugins", "tests", "hatch_build.py")),
+        Check("mypy", ("mypy", "api/virtfleet", COLLECTION + "/plugins", "roles", "tests", "hatch_build.py")),
         Check("shellcheck", ("shellcheck", *shell_scripts())),
         Check("yamllint", ("yamllint", "--strict", *yaml)),
         Check("docs", (PYTHON, "-m", "tests.checks.docs")),
+        Check("reference", (PYTHON, "-m", "tests.checks.reference"), cheap=False),
         Check("suites", (PYTHON, "-m", "tests.checks.suites", *SUITES)),
         Check("ansible-lint", (PYTHON, "-m", "tests.checks.ansible_lint", *yaml)),
         suites[0],
         suites[1],
         Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False),
         *suites[2:],
+        Check("roles", (PYTHON, "-m", "tests.checks.roles"), quick=False, cheap=False),
     ]
 
 
 def main() -> int:
     """Run what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(prog="./fleet test", description="Runs the checks of this repository.")
-    parser.add_argument("--quick", action="store_true", help="only what needs no lab, under a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="only what needs no lab and no processes of a fleet: under a minute"
+    )
     parser.add_argument("--only", action="append", metavar="NAME", help="one check by its name (may be repeated)")
     parser.add_argument("--list", action="store_true", help="name the checks and end")
     options = parser.parse_args()

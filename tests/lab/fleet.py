@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from virtfleet.lab import Lab
 
 ENDED = ("succeeded", "failed", "cancelled")
 DELETE_SECONDS = 120.0
+QUICK = {"VIRTFLEET_S1_ENABLED": "1", "VIRTFLEET_LEASE_SECONDS": "5", "VIRTFLEET_HOST_TIMEOUT": "5"}
+"""A dead worker and a silent host are noticed soon, so that tests need not wait for it."""
 TEST_RUN = "VIRTFLEET_TEST_RUN"
 """In the environment of a test's fleet: the process id of the test run."""
 
@@ -127,18 +129,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(lab: Lab, home: Path) -> Iterator[Fleet]:
-    """Start a fleet on the lab's hosts; end it afterwards."""
+def running(lab: Lab, home: Path, uris: Mapping[str, str] | None = None) -> Iterator[Fleet]:
+    """Start a fleet on the lab's hosts, or on those named in `uris` by the URIs given there; end it afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VIRTFLEET_HOME", str(home))
         listen = f"127.0.0.1:{free_port()}"
-        # A dead worker is noticed soon, so that tests need not wait for it.
-        quick = {"VIRTFLEET_S1_ENABLED": "1", "VIRTFLEET_LEASE_SECONDS": "5", "VIRTFLEET_HOST_TIMEOUT": "5"}
         end_fleets_of_dead_test_runs()
-        processes.start(listen, {**quick, TEST_RUN: str(os.getpid())})
+        processes.start(listen, {**QUICK, TEST_RUN: str(os.getpid())})
         try:
             fleet = Fleet(lab, home, listen)
-            _furnish(fleet)
+            _furnish(fleet, uris or {host.name: host.uri for host in lab.hosts()})
             yield fleet
         finally:
             processes.stop()
@@ -157,12 +157,12 @@ def end_fleets_of_dead_test_runs() -> None:
             os.kill(int(folder.name), signal.SIGTERM)
 
 
-def _furnish(fleet: Fleet) -> None:
+def _furnish(fleet: Fleet, uris: Mapping[str, str]) -> None:
     status = fleet.lab.status()
     guests = status["networks"]["guests"]
     addresses = {"cidr": guests["cidr"], "gateway": guests["gateway"], **guests["range"]}
     fleet.post("/networks", {"name": "guests", "source": guests["bridge"], **addresses})
-    jobs = [fleet.post("/hosts", {"uri": host["uri"], "name": host["name"]})["job"] for host in status["hosts"]]
+    jobs = [fleet.post("/hosts", {"uri": uri, "name": name})["job"] for name, uri in uris.items()]
     fleet.post("/images", {"source": status["image"], "name": "tiny"})
     fleet.post("/flavors", {"name": "small", "vcpus": 1, "memory": "128MiB", "disk": "1GiB"})
     for job in jobs:

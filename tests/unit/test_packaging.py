@@ -34,6 +34,7 @@ def files(folder: str) -> set[str]:
         ("api/virtfleet", "virtfleet"),
         (f"collections/{CORE}", CORE),
         ("playbooks", "virtfleet/_share/playbooks"),
+        ("roles", "virtfleet/_share/roles"),
         ("inventories/example", "virtfleet/_share/inventories/example"),
     ],
 )

@@ -6,13 +6,18 @@ import pytest
 from virtfleet import s1_files
 from virtfleet.s1_files import S1FileError, S1Image, S1Type
 
+DISK = b"\0" * 510 + b"\x55\xaa"
 SAMPLE = '"types":[{"tid":1,"cpu":1,"ram":512,"disk":1},{"tid":2,"cpu":2,"ram":1024,"disk":2}]}'
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     image = tmp_path / "Ubuntu-12.04-amd64.qcow2"
-    image.write_bytes(b"x")
+    image.write_bytes(DISK)
+    (tmp_path / "no image.qcow2").write_bytes(DISK)
+    (tmp_path / "text.qcow2").write_text("no disk")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / image.name).write_bytes(DISK)
     written = {"pm": "10.0.0.1\n", "images": f"{image}\n", "types": "{" + SAMPLE}
     for name, text in written.items():
         (tmp_path / name).write_text(text)
@@ -49,17 +54,23 @@ def test_types_are_json_also_without_the_opening_brace(files: dict[str, Path], t
         ("pm", "10.0.0.1\n\n10.0.0.1\n", "line 3"),
         ("pm", "# nothing\n\n", "no line"),
         ("pm", "-oProxyCommand=x\n", "line 1"),
+        ("pm", "10.0.0.1\nroot@10.0.0.1\n", "line 2.*in line 1"),
+        ("pm", "# no program\nqemu+ssh://h1/system?command=/bin/sh\n", "line 2"),
         ("images", "relative.qcow2\n", "line 1"),
         ("images", "/no/such/file\n", "line 1"),
+        ("images", "{folder}/no image.qcow2\n", "line 1: A.* cannot have the name"),
+        ("images", "{folder}/text.qcow2\n", "line 1.*no disk image"),
+        ("images", "{folder}/Ubuntu-12.04-amd64.qcow2\n{folder}/other/Ubuntu-12.04-amd64.qcow2", "line 2.*in line 1"),
         ("types", "{\n  nonsense\n}", "line 2"),
         ("types", '{"types": []}', "no types"),
         ("types", '{"types": [{"tid": 1, "cpu": 1, "ram": 512}]}', "type 1"),
         ("types", '{"types": [{"tid": 1, "cpu": 0, "ram": 512, "disk": 1}]}', "cpu"),
         ("types", '{"types": [{"tid": true, "cpu": 1, "ram": 512, "disk": 1}]}', "tid"),
+        ("types", '{"types": [{"tid": 1, "cpu": 5000, "ram": 512, "disk": 1}]}', "cpu"),
     ],
 )
 def test_a_bad_line_is_named(files: dict[str, Path], name: str, text: str, said: str) -> None:
-    files[name].write_text(text)
+    files[name].write_text(text.replace("{folder}", str(files["pm"].parent)))
     with pytest.raises(S1FileError, match=said) as refused:
         read(files)
     assert str(files[name]) in str(refused.value)

@@ -5,7 +5,7 @@ import os
 SECONDS = 1.0
 
 
-def _names(path: str, incomplete: str) -> list[str]:
+def _names(path: str, incomplete: str, called: str = "name") -> list[str]:
     try:
         import httpx  # noqa: PLC0415 - takes longer to load than all else
 
@@ -13,8 +13,11 @@ def _names(path: str, incomplete: str) -> list[str]:
 
         url, token = where()
         headers = {"Authorization": f"Bearer {token}"}
-        answer = httpx.get(f"{url}/api/v1{path}?limit=1000", headers=headers, timeout=SECONDS, trust_env=False)
-        return [item["name"] for item in answer.json()["items"] if item["name"].startswith(incomplete)]
+        # Without TLS there is nothing to verify, and reading all certificates takes time.
+        verify = url.startswith("https:")
+        path = f"{url}/api/v1{path}?limit=1000"
+        answer = httpx.get(path, headers=headers, timeout=SECONDS, trust_env=False, verify=verify)
+        return [item[called] for item in answer.json()["items"] if item[called].startswith(incomplete)]
     except Exception:
         if os.environ.get("VIRTFLEET_DEBUG"):
             raise
@@ -29,3 +32,28 @@ def vms(incomplete: str) -> list[str]:
 def hosts(incomplete: str) -> list[str]:
     """Return the hosts whose names begin so."""
     return _names("/hosts", incomplete)
+
+
+def images(incomplete: str) -> list[str]:
+    """Return the images whose names begin so."""
+    return _names("/images", incomplete)
+
+
+def flavors(incomplete: str) -> list[str]:
+    """Return the flavors whose names begin so."""
+    return _names("/flavors", incomplete)
+
+
+def zones(incomplete: str) -> list[str]:
+    """Return the zones whose names begin so."""
+    return _names("/zones", incomplete)
+
+
+def networks(incomplete: str) -> list[str]:
+    """Return the networks whose names begin so."""
+    return _names("/networks", incomplete)
+
+
+def jobs(incomplete: str) -> list[str]:
+    """Return the jobs whose ids begin so, the newest first."""
+    return _names("/jobs", incomplete, "id")

@@ -15,6 +15,9 @@ zones = typer.Typer(no_args_is_help=True, help="Zones: groups of hosts.")
 networks = typer.Typer(no_args_is_help=True, help="Networks that machines are joined to.")
 
 Name = Annotated[str, typer.Argument(help="Name, id or number.", autocompletion=complete.hosts)]
+ZoneName = Annotated[str, typer.Argument(help="Name or id.", autocompletion=complete.zones)]
+NetworkName = Annotated[str, typer.Argument(help="Name or id.", autocompletion=complete.networks)]
+OnlyZone = Annotated[str | None, typer.Option(help="Only of this zone.", autocompletion=complete.zones)]
 COLUMNS = [
     *plain("number", "name", "state", "zone"),
     ("VCPUS FREE", lambda item: f"{item['vcpus']['free']} of {int(item['vcpus']['total'] * item['vcpus']['ratio'])}"),
@@ -27,9 +30,7 @@ COLUMNS = [
 
 
 @app.command("list")
-def list_hosts(
-    output: Format = Output.table, zone: Annotated[str | None, typer.Option(help="Only of this zone.")] = None
-) -> None:
+def list_hosts(output: Format = Output.table, zone: OnlyZone = None) -> None:
     """List hosts."""
     with reported():
         show_list(connect().items("/hosts", zone=zone), COLUMNS, output, "hosts")
@@ -105,7 +106,7 @@ def add_zone(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
 
 
 @zones.command("remove")
-def remove_zone(name: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
+def remove_zone(name: ZoneName) -> None:
     """Remove a zone without hosts."""
     with reported():
         connect().delete(f"/zones/{ref(name)}")
@@ -138,15 +139,13 @@ def add_network(
 
 
 @networks.command("remove")
-def remove_network(name: Annotated[str, typer.Argument(help="Name or id.")]) -> None:
+def remove_network(name: NetworkName) -> None:
     """Forget a network that no machine is joined to."""
     with reported():
         connect().delete(f"/networks/{ref(name)}")
 
 
-def capacity(
-    zone: Annotated[str | None, typer.Option(help="Only this zone.")] = None, output: Format = Output.table
-) -> None:
+def capacity(zone: OnlyZone = None, output: Format = Output.table) -> None:
     """Show what the fleet has, has promised and has left."""
     with reported():
         report = connect().get("/capacity", zone=zone)

@@ -1,16 +1,21 @@
 """`virtfleet image` and `virtfleet flavor`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from virtfleet.cli import complete
 from virtfleet.cli.client import connect, ref, reported
 from virtfleet.cli.output import Format, Output, plain, say, show_list, show_one
+from virtfleet.cli.progress import finish_all
+from virtfleet.cli.vms import Wait
 
 app = typer.Typer(no_args_is_help=True, help="Images that machines boot from.")
 flavors = typer.Typer(no_args_is_help=True, help="Flavors: sizes of machines.")
 
-Name = Annotated[str, typer.Argument(help="Name, id or number.")]
+Name = Annotated[str, typer.Argument(help="Name, id or number.", autocompletion=complete.images)]
+Names = Annotated[list[str], typer.Argument(help="Names, ids or numbers.", autocompletion=complete.images)]
+FlavorName = Annotated[str, typer.Argument(help="Name, id or number.", autocompletion=complete.flavors)]
 COLUMNS = plain("id", "number", "name", "format", "size", "virtual_size", "os", "version")
 SIZES = plain("id", "number", "name", "vcpus", "memory", "disk")
 
@@ -45,10 +50,16 @@ def add(
 
 
 @app.command()
-def remove(name: Name) -> None:
-    """Forget an image that no machine was made from."""
+def remove(names: Names, wait: Wait = True) -> None:
+    """Remove images that no machine was made from, with their base volumes in the hosts' pools."""
     with reported():
-        connect().delete(f"/images/{ref(name)}")
+        api = connect()
+
+        def ask(name: str) -> dict[str, Any]:
+            # No pool had it: there was nothing for a job to do.
+            return dict(api.delete(f"/images/{ref(name)}") or {"job": {"id": "", "state": "succeeded"}})
+
+        finish_all(api, names, ask, "removed", wait=wait)
 
 
 @flavors.command("list")
@@ -71,7 +82,7 @@ def add_flavor(
 
 
 @flavors.command("remove")
-def remove_flavor(name: Name) -> None:
+def remove_flavor(name: FlavorName) -> None:
     """Remove a flavor; machines keep their size."""
     with reported():
         connect().delete(f"/flavors/{ref(name)}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from virtfleet.cli import complete
 from virtfleet.cli.client import FAILED, USAGE, CliError, connect, ref, reported
 from virtfleet.cli.output import Format, Output, plain, printable, say, show_list, show_one
 from virtfleet.cli.progress import ENDED, finish, page_of_events
@@ -18,7 +19,7 @@ from virtfleet.cli.progress import events as all_events
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: one playbook run each.")
 
-Job = Annotated[str, typer.Argument(help="Id or number.")]
+Job = Annotated[str, typer.Argument(help="Id or number.", autocompletion=complete.jobs)]
 DIR = "{dir}"
 COLUMNS = [
     *plain("number", "id", "kind", "state"),
@@ -34,7 +35,7 @@ def list_jobs(
     output: Format = Output.table,
     state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, cancelled, or open.")] = None,
     kind: Annotated[str | None, typer.Option(help="Such as vm.create.")] = None,
-    vm: Annotated[str | None, typer.Option(help="Only jobs about this machine.")] = None,
+    vm: Annotated[str | None, typer.Option(help="Only jobs about this machine.", autocompletion=complete.vms)] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
 ) -> None:
     """List jobs, the newest first."""

@@ -2,13 +2,29 @@
 
 import typer
 
-from virtfleet.cli import context_commands, fleet, hosts, images, jobs, lab, plans, simulate, vm_changes, vms
+from virtfleet.cli import (
+    context_commands,
+    fleet,
+    guests,
+    hosts,
+    images,
+    jobs,
+    lab,
+    migrations,
+    plans,
+    simulate,
+    vm_changes,
+    vms,
+)
 
 app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt hosts.", pretty_exceptions_enable=False)
 vms.app.command("resize")(vm_changes.resize)
 vms.app.add_typer(vm_changes.disk, name="disk")
 vms.app.add_typer(vm_changes.nic, name="nic")
+vms.app.command("migrate")(migrations.migrate)
+hosts.app.command("evacuate")(migrations.evacuate)
 app.add_typer(vms.app, name="vm")
+vms.app.add_typer(guests.app)
 app.add_typer(hosts.app, name="host")
 app.add_typer(images.app, name="image")
 app.add_typer(images.flavors, name="flavor")

@@ -98,7 +98,7 @@ def follow(api: Api, job: dict[str, Any]) -> dict[str, Any]:
             if kind in TOLD:
                 line.end()
                 say(f"  {data['host'] or job['kind']}: {printable(data['text'])}")
-            elif kind == "task":
+            elif kind in ("task", "progress"):
                 subject = " ".join([job["kind"], *([", ".join(job["vms"])] if job["vms"] else [])])
                 line.show(f"{subject}: {data['text']} ({time.monotonic() - began:.0f} s)")
     except KeyboardInterrupt:
@@ -113,9 +113,12 @@ def follow(api: Api, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish(api: Api, answer: dict[str, Any], *, wait: bool) -> dict[str, Any] | None:
-    """Wait for the job of an answer and return it, or print its id and return None. Raises CliError when it failed."""
+    """Wait for the job of an answer and return it, or print its id and return None. Raises CliError when it failed.
+
+    A job without an id stands for what was done without one.
+    """
     job = answer["job"]
-    if not wait:
+    if not wait and job["id"]:
         print(job["id"])
         return None
     ended = job if job["state"] in ENDED else follow(api, job)

@@ -27,14 +27,19 @@ class WaitFor(StrEnum):
 Name = Annotated[str, typer.Argument(help="Name, id or number.", autocompletion=complete.vms)]
 Names = Annotated[list[str], typer.Argument(help="Names, ids or numbers.", autocompletion=complete.vms)]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the job's end, or print its id.")]
-Flavor = Annotated[str | None, typer.Option(help="A size by name: virtfleet flavor list.")]
+Flavor = Annotated[
+    str | None, typer.Option(help="A size by name: virtfleet flavor list.", autocompletion=complete.flavors)
+]
 Vcpus = Annotated[int | None, typer.Option(help="vCPUs, instead of the flavor's.")]
 Memory = Annotated[str | None, typer.Option(help="Memory with its unit, such as 512MiB.")]
 Disk = Annotated[str | None, typer.Option(help="Size of the disk with its unit, such as 10GiB.")]
-Image = Annotated[str | None, typer.Option(help="What it boots; the first image if left out.")]
+Image = Annotated[
+    str | None, typer.Option(help="What it boots; the first image if left out.", autocompletion=complete.images)
+]
 Count = Annotated[int, typer.Option(help="How many: NAME-1, NAME-2, …")]
-Zone = Annotated[str | None, typer.Option(help="The zone to place it in.")]
+Zone = Annotated[str | None, typer.Option(help="The zone to place it in.", autocompletion=complete.zones)]
 Host = Annotated[str | None, typer.Option(help="The only host that will do.", autocompletion=complete.hosts)]
+Network = Annotated[str | None, typer.Option(help="A network of the zone, or none.", autocompletion=complete.networks)]
 Pool = Annotated[str | None, typer.Option(help="The storage pool of its disk.")]
 Policy = Annotated[str | None, typer.Option(help="The placement policy, such as bin_packing or round_robin.")]
 
@@ -80,7 +85,7 @@ def create(
     zone: Zone = None,
     host: Host = None,
     pool: Pool = None,
-    network: Annotated[str | None, typer.Option(help="A network of the zone, or none.")] = None,
+    network: Network = None,
     address: Annotated[str | None, typer.Option(help="Its address; a free one if left out.")] = None,
     policy: Policy = None,
     ssh_key: Annotated[list[Path] | None, typer.Option(help="A public key file; may be given again.")] = None,

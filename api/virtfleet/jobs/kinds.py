@@ -14,6 +14,8 @@ FinalState = Literal["succeeded", "failed", "cancelled"]
 
 ATTEMPT = {"$attempt": True}
 """Stands in a job's variables for the number of the attempt, which is known when it begins."""
+PROGRESS = {"$progress": True}
+"""Stands in a job's variables for the path of a file in which a module keeps a line that tells how far it is."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,17 @@ KINDS: dict[str, Kind] = {
         Kind("vm.reboot", "vm/reboot.yml"),
         Kind("vm.pause", "vm/pause.yml"),
         Kind("vm.resume", "vm/resume.yml"),
+        # A program that may have run is not run again.
+        Kind("vm.exec", "vm/exec.yml", max_attempts=1),
+        Kind("vm.guest_info", "vm/guest_info.yml", timeout=120.0),
         Kind("vm.resize", "vm/resize.yml"),
         Kind("vm.disk", "vm/disk.yml"),
         Kind("vm.nic", "vm/nic.yml"),
+        Kind("vm.migrate", "vm/migrate.yml"),
+        Kind("host.evacuate", "host/evacuate.yml"),
         Kind("host.discover", "host/discover.yml", timeout=60.0),
         Kind("image.import", "image/import.yml", timeout=1800.0),
+        Kind("image.remove", "image/remove.yml"),
     )
 }
 

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from sqlalchemy.orm import Session
 
 from virtfleet import settings
 from virtfleet.jobs import kinds, secret_files, supervisor, survivors
-from virtfleet.jobs.events import Event
+from virtfleet.jobs.events import Event, one_line
 from virtfleet.jobs.kinds import Outcome
 from virtfleet.jobs.listener import Listener
 from virtfleet.jobs.secret_files import RedactedFile, Redaction, write_private
@@ -39,6 +40,10 @@ from virtfleet.models import Host, Job
 GRACE_SECONDS = 3.0
 """What a run gets between SIGTERM and SIGKILL."""
 MOST_FORKS = 50
+PROGRESS_FILE = "progress"
+"""In the folder of an attempt: a line that tells how far the module at work is, if it says so."""
+PROGRESS_SECONDS = 1.0
+LONGEST_PROGRESS_BYTES = 500
 DIR = "{dir}"
 """Stands for the folder of the files in what `replay_files` returns."""
 VARIABLES_FOR_HOSTS = frozenset({"ansible_host", "ansible_port", "ansible_user"})
@@ -194,19 +199,21 @@ def secret_ids(variables: Any) -> list[str]:
     return list(found)
 
 
-def _resolve(value: Any, path_of: Callable[[str], str], attempt: int = 0) -> Any:
-    """Return a copy of `value`: every `{"$secret": id}` is the path of its file now, ATTEMPT is `attempt`."""
+def _resolve(value: Any, path_of: Callable[[str], str], attempt: int = 0, progress: str = "") -> Any:
+    """Return a copy of `value`: every `{"$secret": id}` is the path of its file now, ATTEMPT and PROGRESS are those."""
     if value == kinds.ATTEMPT:
         return attempt
+    if value == kinds.PROGRESS:
+        return progress
     if isinstance(value, Mapping):
         if set(value) == {"$secret"}:
             secret_id = value["$secret"]
             if not isinstance(secret_id, str) or not SECRET_ID.fullmatch(secret_id):
                 raise CannotRun("invalid", "A reference to a secret is not an id.", "Submit the request again.")
             return path_of(secret_id)
-        return {key: _resolve(each, path_of, attempt) for key, each in value.items()}
+        return {key: _resolve(each, path_of, attempt, progress) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_resolve(each, path_of, attempt) for each in value]
+        return [_resolve(each, path_of, attempt, progress) for each in value]
     return value
 
 
@@ -276,12 +283,12 @@ def environment(folder: str, hosts: int) -> dict[str, str]:
 
 
 def _files(
-    targets: Sequence[Target], variables: Mapping[str, Any], attempt: int, path_of: Callable[[str], str]
+    folder: str, targets: Sequence[Target], variables: Mapping[str, Any], attempt: int, path_of: Callable[[str], str]
 ) -> dict[str, str]:
     return {
         "ansible.cfg": "",
         "inventory/hosts.yml": dump(inventory(targets)),
-        "variables.yml": dump(_resolve(variables, path_of, attempt)),
+        "variables.yml": dump(_resolve(variables, path_of, attempt, f"{folder}/{PROGRESS_FILE}")),
     }
 
 
@@ -295,7 +302,7 @@ def replay_files(job: Job, hosts: Sequence[Host], secrets: Mapping[str, str] | N
     here = "@dir@" + os.urandom(16).hex()
     folder_of_secrets = f"{here}/secrets"
     files = _files(
-        _targets(hosts), job.variables, max(job.attempt, 1), lambda secret_id: f"{folder_of_secrets}/{secret_id}"
+        here, _targets(hosts), job.variables, max(job.attempt, 1), lambda secret_id: f"{folder_of_secrets}/{secret_id}"
     )
     return {
         "playbook": kinds.KINDS[job.kind].playbook,
@@ -337,11 +344,38 @@ def run(attempt: Attempt, report: Callable[[Event], None], stop: Stop) -> RunEnd
             # The callback's reader: it takes events out of the text, and hands them to the listener.
             reader = Runner(config, event_handler=listener)
             stream = OutputEventFilter(RedactedFile(output, redaction), reader.event_callback, True)
-            status, late = _execute(attempt, config, stream, stop)
+            with _progress_told(folder / PROGRESS_FILE, report):
+                status, late = _execute(attempt, config, stream, stop)
             stream.close()
     finally:
         clean(attempt.job_id, attempt.attempt_id)
     return _conclude(attempt, listener, status, late=late, stop=stop)
+
+
+@contextmanager
+def _progress_told(file: Path, report: Callable[[Event], None]) -> Iterator[None]:
+    """Report each new line of the file while the block runs."""
+    done = threading.Event()
+
+    def tell() -> None:
+        last = ""
+        while not done.wait(PROGRESS_SECONDS):
+            try:
+                with file.open("rb") as opened:
+                    line = one_line(opened.read(LONGEST_PROGRESS_BYTES).decode("utf-8", "replace"))
+            except OSError:  # most modules say nothing
+                continue
+            if line and line != last:
+                last = line
+                report(Event("progress", line))
+
+    thread = threading.Thread(target=tell, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _furnish(attempt: Attempt) -> None:
@@ -350,7 +384,9 @@ def _furnish(attempt: Attempt) -> None:
         each.mkdir(mode=0o700, parents=True)
     folder.parent.chmod(0o700)
     secrets = secret_files.write(attempt.job_id, attempt.attempt_id, attempt.secrets) if attempt.secrets else None
-    files = _files(attempt.targets, attempt.variables, attempt.number, lambda secret_id: f"{secrets}/{secret_id}")
+    files = _files(
+        str(folder), attempt.targets, attempt.variables, attempt.number, lambda secret_id: f"{secrets}/{secret_id}"
+    )
     for name, text in files.items():
         write_private(folder / name, text.encode())
 
@@ -481,7 +517,9 @@ def _reason(attempt: Attempt, listener: Listener, status: int, *, late: bool, st
         return "timeout", message, "See in the job's events what it waited for, then try again."
     if errors:
         host, first = next(iter(errors.items()))
-        where = f"{host}: " if len(attempt.targets) > 1 else ""
+        # Of one host, too: whoever reads only this sentence must learn where to look.
+        alone = not attempt.targets or (len(attempt.targets) == 1 and host in first["message"])
+        where = "" if alone else f"{host}: "
         return first["code"], where + first["message"], first["hint"]
     if status > 128:
         number = status - 128

@@ -11,7 +11,7 @@ from virtfleet import settings
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made in it is ours alone; it must not exist before
 SHORTEST_REDACTED = 8
-"""Lines of a secret that are shorter are common words, not secrets."""
+"""What is shorter, a line or a whole secret, is a common word, not a secret: it would be found in every UUID."""
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -46,8 +46,9 @@ class Redaction:
     """Takes an attempt's secrets out of whatever is kept. Modules should not repeat them; some might."""
 
     def __init__(self, secrets: Iterable[bytes]) -> None:
-        self._whole = [text for text in (secret.decode("utf-8", "replace").strip() for secret in secrets) if text]
-        lines = {line.strip() for text in self._whole for line in text.splitlines()}
+        texts = [secret.decode("utf-8", "replace").strip() for secret in secrets]
+        self._whole = [text for text in texts if len(text) >= SHORTEST_REDACTED]
+        lines = {line.strip() for text in texts for line in text.splitlines()}
         # As they stand, with their spaces made one each, and as JSON writes them.
         shapes = {shape for line in lines for shape in (line, " ".join(line.split()), json.dumps(line)[1:-1])}
         self._lines = sorted((line for line in shapes if len(line) >= SHORTEST_REDACTED), key=len, reverse=True)

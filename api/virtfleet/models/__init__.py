@@ -5,6 +5,7 @@ from virtfleet.models.hosts import Address, Host, Network, Zone
 from virtfleet.models.images import Flavor, Image, ImageCopy
 from virtfleet.models.jobs import UNFINISHED, Job, JobDependency, JobEvent, JobLock
 from virtfleet.models.ledger import Audit, Change, Cursor, IdempotencyKey, Lease, Number, Secret
+from virtfleet.models.moves import Move
 from virtfleet.models.people import Project, Token, User
 from virtfleet.models.vms import Vm
 
@@ -25,6 +26,7 @@ __all__ = [
     "JobEvent",
     "JobLock",
     "Lease",
+    "Move",
     "Network",
     "Number",
     "Project",

@@ -9,10 +9,11 @@ from sqlalchemy.orm import Session
 
 from virtfleet import database
 from virtfleet.models import Flavor, Image
-from virtfleet.routes.door import caller, items, once, one, require, unchanged
+from virtfleet.routes import views
+from virtfleet.routes.door import caller, items, location_of, once, one, require, unchanged
 from virtfleet.schemas.base import Paging
 from virtfleet.schemas.images import FlavorIn, FlavorOut, ImageIn, ImageOut
-from virtfleet.services import flavors, images
+from virtfleet.services import flavors, image_removal, images
 from virtfleet.services.auth import Principal
 from virtfleet.services.flavors import Size
 from virtfleet.services.images import NewImage
@@ -72,14 +73,24 @@ def get_image(ref: str) -> Response:
 
 @blueprint.delete("/images/<ref>")
 @require("images:write")
-@blueprint.doc(responses=[204])
+@blueprint.doc(responses=[202, 204])
 def remove_image(ref: str) -> Response:
-    """Forget an image that no machine was made from"""
-    with database.write() as session:
-        row = find(session, Image, "image", ref, caller())
+    """Remove an image that no machine was made from
+
+    A job removes its base volumes from the hosts' pools, and then the image is gone; when no pool has one it is gone at
+    once (204).
+    """
+
+    def work(session: Session, who: Principal) -> Answer:
+        row = find(session, Image, "image", ref, who)
         unchanged(row.generation)
-        images.remove(session, caller(), row)
-    return Response(status=204)
+        job = image_removal.remove(session, who, row)
+        if job is None:
+            return Answer(204, {})
+        return Answer(202, views.accepted(session, job), location_of(job.id))
+
+    given = once({}, work)
+    return Response(status=204) if given.status_code == 204 else given
 
 
 @blueprint.get("/flavors")

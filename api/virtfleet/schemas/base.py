@@ -1,5 +1,6 @@
 """What all schemas share: strict input, sizes with a unit, moments, pages."""
 
+import json
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -14,15 +15,26 @@ from pydantic import (
     PlainSerializer,
     StringConstraints,
     WithJsonSchema,
+    model_validator,
 )
 
 from virtfleet import clock
 
 
 class In(BaseModel):
-    """The body of a request: no field that is not known, no guessing of types."""
+    """The body of a request: no field that is not known, no guessing of types, no text that cannot be written."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _writable(cls, given: Any) -> Any:
+        try:
+            # JSON can hold half of a character (a lone surrogate), in keys too; no file or database can.
+            json.dumps(given, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text in it holds half of a character") from error
+        return given
 
 
 class Query(BaseModel):

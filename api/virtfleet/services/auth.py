@@ -36,7 +36,7 @@ class Principal:
         return ADMIN in self.scopes
 
     def may(self, scope: str) -> bool:
-        """Whether the token allows `scope` (`vms:write`); `vms:write` includes `vms:read`."""
+        """Whether the token allows `scope` (`vms:write`); `vms:write` includes `vms:read`, and nothing else another."""
         noun, _, verb = scope.partition(":")
         return self.admin or scope in self.scopes or (verb == "read" and f"{noun}:write" in self.scopes)
 

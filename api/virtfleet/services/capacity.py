@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from virtfleet import settings
-from virtfleet.models import Change, Cursor, Host, Vm, Zone
+from virtfleet.models import Change, Cursor, Host, Move, Vm, Zone
 
 Taken = dict[str, Any]
 
@@ -63,7 +63,19 @@ def _taken(session: Session, hosts: Sequence[Host]) -> tuple[dict[str, Taken], d
         mine["memory_bytes"] += memory
         mine["pools"][pool] += disk
         of_zone[zone_id, pool] += disk
+    coming = select(Move.target_id, Vm.vcpus, Vm.memory_bytes, Vm.disk_bytes, Vm.pool).join(Vm, Vm.id == Move.vm_id)
+    for host_id, vcpus, memory, disk, pool in session.execute(coming.where(Vm.zone_id.in_(zones))):
+        # Until it is there it takes room on both hosts; a shared pool has its disk once.
+        there = taken[host_id]
+        there["vcpus"] += vcpus
+        there["memory_bytes"] += memory
+        there["pools"][pool] += disk
     return taken, of_zone
+
+
+def shares(host: Host, pool: str) -> bool:
+    """Tell whether a host's pool of that name is the same storage on all hosts of the zone that have it."""
+    return any(each["name"] == pool and each.get("shared") for each in host.info.get("pools", []))
 
 
 def _host(host: Host, taken: Taken, shared: dict[tuple[str, str], int]) -> dict[str, Any]:

@@ -1,43 +1,30 @@
 """Hosts: registered by their libvirt URI, discovered by a job, watched by the observer."""
 
-import ipaddress
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from virtfleet import clock, names
+from virtfleet import clock, host_uris, names
 from virtfleet.errors import Problem
 from virtfleet.ids import new_id
 from virtfleet.jobs import kinds, lifecycle
 from virtfleet.jobs.kinds import Outcome
-from virtfleet.models import UNFINISHED, Host, Job, Network, Vm, Zone
+from virtfleet.models import UNFINISHED, Host, Job, Move, Network, Vm, Zone
 from virtfleet.services import ledger, zones
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
 
-SCHEMES = frozenset(
-    {"qemu", "qemu+tcp", "qemu+tls", "qemu+ssh", "qemu+libssh", "qemu+libssh2", "qemu+unix", "test", "test+tcp"}
-)
-PARAMETERS = frozenset({"keyfile", "known_hosts", "known_hosts_verify", "sshauth", "no_verify", "pkipath", "mode"})
-"""What may follow `?` in a URI. Others (`command`, `netcat`, `socket`) name programs and files that would be run."""
-LONGEST_URI = 512
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", re.ASCII)
-_PATH = re.compile(r"/[A-Za-z0-9_./-]*", re.ASCII)
-_VALUE = re.compile(r"[A-Za-z0-9_./,@-]+", re.ASCII)
 SHARED_POOLS = "virtfleet_shared_pools"
 VARIABLES: dict[str, Callable[[Any], bool]] = {
     SHARED_POOLS: lambda value: (
         isinstance(value, list) and all(isinstance(each, str) and names.NAME.fullmatch(each) for each in value)
     ),
-    "ansible_host": lambda value: isinstance(value, str) and bool(_HOST.fullmatch(value) or _is_ipv6(value)),
+    "ansible_host": lambda value: isinstance(value, str) and host_uris.is_host(value),
     "ansible_port": lambda value: isinstance(value, int) and 0 < value < 65536,
-    "ansible_user": lambda value: isinstance(value, str) and bool(_USER.fullmatch(value)),
+    "ansible_user": lambda value: isinstance(value, str) and bool(host_uris.USER.fullmatch(value)),
 }
 """The inventory variables that a host may have, and what each may be."""
 
@@ -53,71 +40,6 @@ class HostUpdate:
     vcpu_ratio: float | None = None
 
 
-def check_uri(text: str) -> str:
-    """Return the libvirt URI that `text` means: a URI, an IP address or name, or user@address (over SSH).
-
-    Raises Problem `invalid` for what could make libvirt run or read something else.
-    """
-
-    def refuse(why: str) -> Problem:
-        shown = repr(text) if len(text) <= 80 and text.isprintable() else f"of {len(text)} characters"
-        return Problem(
-            "invalid",
-            f"The host {shown} cannot be used: {why}.",
-            "Give an address, user@address, or a URI such as qemu+ssh://root@10.0.0.5/system or qemu+tls://h1/system.",
-            errors=[{"field": "uri", "message": why}],
-        )
-
-    if not text or len(text) > LONGEST_URI or not text.isascii() or not text.isprintable() or " " in text:
-        raise refuse("it is empty, too long, or holds characters that no address has")
-    uri = text if "://" in text or text.startswith(("qemu:", "test:")) else f"qemu+ssh://{text}/system"
-    try:
-        parts = urlsplit(uri)
-        fault = _fault_of(parts) or _fault_of_query(parts.query)
-    except ValueError as error:
-        raise refuse(str(error)) from error
-    if fault:
-        raise refuse(fault)
-    return uri
-
-
-def _fault_of(parts: SplitResult) -> str:
-    """Return what is wrong with a URI up to its `?`, or nothing."""
-    remote = "+" in parts.scheme and parts.scheme != "qemu+unix"
-    host, port = parts.hostname or "", parts.port
-    faults = {
-        f"its kind is not one of {', '.join(sorted(SCHEMES))}": parts.scheme not in SCHEMES,
-        "it holds a password or a fragment": bool(parts.fragment) or parts.password is not None,
-        "its user is not a user's name": parts.username is not None and not _USER.fullmatch(parts.username),
-        "its path is not one of libvirt's, such as /system": not _PATH.fullmatch(parts.path) or ".." in parts.path,
-        "it names no host": remote and not host,
-        "its host is neither a name nor an address": remote and not _HOST.fullmatch(host) and not _is_ipv6(host),
-        "a local connection names no host": not remote and bool(host or port),
-    }
-    return next((fault for fault, holds in faults.items() if holds), "")
-
-
-def _fault_of_query(query: str) -> str:
-    for name, value in parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []:
-        if name not in PARAMETERS or not _VALUE.fullmatch(value) or value.startswith("-"):
-            return f"of what may follow '?', only {', '.join(sorted(PARAMETERS))} with plain values are allowed"
-    return ""
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def name_from(uri: str) -> str:
-    """Return the name of a host that was given none: what its URI calls it."""
-    host = urlsplit(uri).hostname
-    return host.replace(":", "-") if host else "localhost"
-
-
 def register(
     session: Session,
     who: Principal,
@@ -128,8 +50,8 @@ def register(
     variables: Mapping[str, Any] | None = None,
 ) -> tuple[Host, Job]:
     """Make a host known, and a job that looks at it. Raises Problem."""
-    uri = check_uri(uri)
-    name = names.check(name or name_from(uri), "host")
+    uri = host_uris.check(uri)
+    name = names.check(name or host_uris.name_from(uri), "host")
     given = _check_variables(variables or {})
     for column, value, what in ((Host.name, name, "name"), (Host.uri, uri, "URI")):
         if session.scalar(select(Host.id).where(column == value)) is not None:
@@ -211,7 +133,8 @@ def update(session: Session, who: Principal, host: Host, change: HostUpdate) -> 
 
 
 def _count(session: Session, host: Host) -> int:
-    return session.scalar(select(func.count()).select_from(Vm).where(Vm.host_id == host.id)) or 0
+    here = session.scalar(select(func.count()).select_from(Vm).where(Vm.host_id == host.id)) or 0
+    return here + (session.scalar(select(func.count()).select_from(Move).where(Move.target_id == host.id)) or 0)
 
 
 def remove(session: Session, who: Principal, host: Host) -> None:

@@ -1,6 +1,5 @@
 """Images: registered once with their checksum, copied into a pool when a machine first needs them there."""
 
-import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 from ansible_collections.virtfleet.core.plugins.module_utils import image_source
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from virtfleet import clock, names, settings
@@ -18,14 +17,13 @@ from virtfleet.errors import Problem
 from virtfleet.ids import new_id
 from virtfleet.jobs import kinds, lifecycle
 from virtfleet.jobs.kinds import Outcome
-from virtfleet.models import UNFINISHED, Host, Image, ImageCopy, Job, Vm
+from virtfleet.models import UNFINISHED, Host, Image, ImageCopy, Job
 from virtfleet.services import ledger
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
 
 READ_SECONDS = 1800.0
 """How long reading an image file for its checksum may take."""
-SUFFIX = re.compile(r"(\.(qcow2|img|raw|iso|vmdk))?(\.(gz|xz|zst))?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,17 +47,6 @@ class Facts:
     virtual_size_bytes: int
 
 
-def name_from(source: str) -> str:
-    """Return the name of an image that was given none: the file's, without a known suffix (S1.11)."""
-    last = (urlsplit(source).path if is_url(source) else source).rstrip("/").rpartition("/")[2]
-    return SUFFIX.sub("", last) or last
-
-
-def is_url(source: str) -> bool:
-    """Tell whether the source is fetched over the network."""
-    return source.lower().startswith(("http://", "https://"))
-
-
 def inspect(new: NewImage) -> Facts:
     """Read a local image file; of a URL only its checksum is known. Call it outside of any transaction.
 
@@ -67,7 +54,7 @@ def inspect(new: NewImage) -> Facts:
     """
     try:
         checksum = image_source.check_checksum(new.checksum) if new.checksum else None
-        if is_url(new.source):
+        if names.is_url(new.source):
             return _promised(image_source.check_url(new.source), checksum)
         path = Path(new.source)
         if not path.is_absolute() or "\0" in new.source or not new.source.isprintable():
@@ -78,7 +65,7 @@ def inspect(new: NewImage) -> Facts:
                 errors=[{"field": "source", "message": "not a path or URL"}],
             )
         _refuse_own_files(path)
-        wanted = f"register the image {name_from(new.source)[:63]!r}"
+        wanted = f"register the image {names.of_image(new.source)[:63]!r}"
         deadline = Deadline(READ_SECONDS)
         with image_source.local_file(
             new.source, asked_format=None, checksum=checksum, wanted=wanted, deadline=deadline
@@ -117,7 +104,7 @@ def _refuse_own_files(path: Path) -> None:
 
 def register(session: Session, who: Principal, new: NewImage, facts: Facts, number: int | None = None) -> Image:
     """Make an image known. Raises Problem `already_exists`."""
-    name = names.check(new.name or name_from(new.source), "image")
+    name = names.check(new.name or names.of_image(new.source), "image")
     taken = select(Image.id).where(Image.project_id == who.project_id, Image.name == name)
     if session.scalar(taken) is not None:
         raise Problem("already_exists", f"There is an image {name!r} already.", "Choose another name.")
@@ -143,16 +130,30 @@ def register(session: Session, who: Principal, new: NewImage, facts: Facts, numb
 
 
 def choose(session: Session, who: Principal, ref: str | None) -> Image:
-    """Return the image asked for, or the first one. Raises Problem."""
+    """Return the image asked for, or the first one; none that is being removed. Raises Problem."""
     if ref is not None:
         image = find(session, Image, "image", ref, who)
-    else:
-        mine = select(Image).where(Image.project_id == who.project_id).order_by(Image.number)
-        first = session.scalars(mine).first()
-        if first is None:
-            raise Problem("not_ready", "The fleet has no image yet.", "Add one: virtfleet image add FILE.")
-        image = first
-    return image
+        removal = removal_of(session, image)
+        if removal is not None:
+            hint = f"Use another one, or wait for the job {removal.id} and register it again."
+            raise Problem("not_ready", f"Image {image.name!r} is being removed.", hint)
+        return image
+    mine = select(Image).where(Image.project_id == who.project_id).order_by(Image.number)
+    for image in session.scalars(mine):
+        if removal_of(session, image) is None:
+            return image
+    raise Problem("not_ready", "The fleet has no image yet.", "Add one: virtfleet image add FILE.")
+
+
+def removal_of(session: Session, image: Image) -> Job | None:
+    """Return the job that is removing the image, if there is one."""
+    removing = (ImageCopy.image_id == image.id, Job.kind == "image.remove", Job.state.in_(UNFINISHED))
+    return session.scalars(select(Job).join(ImageCopy, ImageCopy.job_id == Job.id).where(*removing)).first()
+
+
+def base_lock(place: str, pool: str, image: Image) -> str:
+    """Return the lock of a base volume: equal images share one, and it comes and goes in the order of the requests."""
+    return f"base:{place}:{pool}:{image.volume}"
 
 
 def ensure_copy(session: Session, who: Principal, image: Image, host: Host, pool: str, *, shared: bool) -> str | None:
@@ -172,7 +173,7 @@ def ensure_copy(session: Session, who: Principal, image: Image, host: Host, pool
     wanted: dict[str, Any] = {
         "name": image.volume,
         "pool": pool,
-        "url" if is_url(image.source) else "src": image.source,
+        "url" if names.is_url(image.source) else "src": image.source,
         "checksum": image.checksum,
         **({"format": image.format} if image.format else {}),
     }
@@ -185,7 +186,7 @@ def ensure_copy(session: Session, who: Principal, image: Image, host: Host, pool
         variables={"virtfleet_image": wanted},
         subjects=[{"type": "image", "id": image.id, "name": image.name}],
         context={"copy": copy.id},
-        exclusive=[f"copy:{copy.id}"],
+        exclusive=[base_lock(place, pool, image)],
     )
     copy.job_id = made.id
     session.flush()
@@ -227,19 +228,3 @@ def forget_copy(session: Session, image_id: str, host: Host, pool: str) -> None:
     ):
         session.delete(copy)
     session.flush()
-
-
-def remove(session: Session, who: Principal, image: Image) -> None:
-    """Forget an image that no machine was made from. Base volumes in the pools stay: machines may lie over them."""
-    count = session.scalar(select(func.count()).select_from(Vm).where(Vm.image_id == image.id))
-    if count:
-        raise Problem("in_use", f"{count} machines were made from image {image.name!r}.", "Delete them first.")
-    busy = select(Job.id).join(ImageCopy, ImageCopy.job_id == Job.id)
-    if session.scalar(busy.where(ImageCopy.image_id == image.id, Job.state.in_(UNFINISHED)).limit(1)) is not None:
-        raise Problem("in_use", f"Image {image.name!r} is being copied to a host.", "Wait for that job to end.")
-    for copy in session.scalars(select(ImageCopy).where(ImageCopy.image_id == image.id)):
-        session.delete(copy)
-    session.flush()
-    session.delete(image)
-    ledger.audit(session, who, "image.delete", image.id)
-    ledger.changed(session, "image", image.id, "deleted", image.project_id, name=image.name)

@@ -1,11 +1,11 @@
 """A fleet's database with a project, a zone, hosts and machines, for what the observer writes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from virtfleet import database, migrations, settings
+from virtfleet import database
 from virtfleet.models import Host, Project, User, Vm, Zone
 
 AddVm = Callable[..., None]
@@ -14,19 +14,14 @@ MIB = 2**20
 
 
 @pytest.fixture
-def fleet_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A fresh home with a database in which there is a zone to stand in; nothing left open afterwards."""
-    monkeypatch.setenv("VIRTFLEET_HOME", str(tmp_path / "home"))
-    settings.load.cache_clear()
-    migrations.upgrade()
+def fleet_home(fleet_home: Path) -> Path:
+    """A fresh home with a database in which there is a zone to stand in."""
     with database.write() as session:
         session.add(Project(id="prj_1", name="default"))
         session.flush()
         session.add(User(id="usr_1", name="admin", project_id="prj_1"))
         session.add(Zone(id="zon_1", name="zone-a"))
-    yield tmp_path / "home"
-    database.dispose()
-    settings.load.cache_clear()
+    return fleet_home
 
 
 @pytest.fixture

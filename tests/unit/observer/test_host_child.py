@@ -82,24 +82,23 @@ def test_whole_reports_come_also_where_events_never_pause(monkeypatch: pytest.Mo
         if told.count("report") == 3 or told.count("machines") == 200:
             raise EnoughError
 
-    connections: list[libvirt.virConnect] = []
+    opened: list[libvirt.virConnect] = []
 
-    def open_host_to_be_closed(uri: str, deadline: Deadline) -> libvirt.virConnect:
-        connections.append(open_host(uri, deadline))
-        return connections[-1]
+    def opening(uri: str, deadline: Deadline) -> libvirt.virConnect:
+        opened.append(open_host(uri, deadline))
+        return opened[0]
 
+    monkeypatch.setattr(child, "open_host", opening)
     monkeypatch.setattr(child, "tell", hear)
     monkeypatch.setattr(child, "GATHER_SECONDS", 0.02)
-    monkeypatch.setattr(child, "open_host", open_host_to_be_closed)
     try:
         with pytest.raises(EnoughError):
             child.Watch("test:///default", 30.0, 0.5).run()
     finally:
         over.set()
         restless.join()
-        # A child leaves this to the end of its process. Here, later tests would meet this one's machines.
-        for connection in connections:
-            connection.unregisterCloseCallback()
-            connection.close()
+        # The child leaves that to its end. Here the host of the test driver would stay as it is for the tests to come.
+        opened[0].unregisterCloseCallback()
+        opened[0].close()
     assert told.count("report") == 3
     assert told.count("machines") > 3

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.orm import Session
-from virtfleet import database, migrations, settings
+from virtfleet import database
 from virtfleet.errors import Problem
 from virtfleet.ids import new_id
 from virtfleet.models import Host, Vm
@@ -13,16 +13,10 @@ from virtfleet.services import addresses, auth, ledger, secrets, zones
 
 
 @pytest.fixture
-def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    monkeypatch.setenv("VIRTFLEET_HOME", str(tmp_path))
-    settings.load.cache_clear()
-    database.dispose()
-    migrations.upgrade()
+def session(fleet_home: Path) -> Iterator[Session]:
     auth.first_start()
     with database.write() as opened:
         yield opened
-    database.dispose()
-    settings.load.cache_clear()
 
 
 def machine(session: Session, who: auth.Principal, name: str) -> Vm:
@@ -124,11 +118,11 @@ def test_the_first_token_works_and_another_does_not(session: Session) -> None:
     assert caught.value.code == "unauthorized"
 
 
-def test_a_secret_is_unreadable_in_the_database(session: Session) -> None:
+def test_a_secret_is_unreadable_in_the_database(session: Session, fleet_home: Path) -> None:
     reference = secrets.keep(session, auth.system(session), "user data", "MARKER-42")
     session.flush()
     assert secrets.reveal(session, reference) == b"MARKER-42"
-    files = [path for path in settings.load().home.iterdir() if path.is_file()]
+    files = [path for path in fleet_home.iterdir() if path.is_file()]
     assert not any(b"MARKER-42" in path.read_bytes() for path in files)
 
 

@@ -3,6 +3,7 @@
 from virtfleet.services.vms.actions import ACTIONS, act, clean_up, delete, retry_cleanups
 from virtfleet.services.vms.creation import create, try_out
 from virtfleet.services.vms.endings import of_job
+from virtfleet.services.vms.migration import Way, migrate
 from virtfleet.services.vms.resizing import Resize, resize
 from virtfleet.services.vms.wanted import NewVm
 
@@ -10,10 +11,12 @@ __all__ = [
     "ACTIONS",
     "NewVm",
     "Resize",
+    "Way",
     "act",
     "clean_up",
     "create",
     "delete",
+    "migrate",
     "of_job",
     "resize",
     "retry_cleanups",

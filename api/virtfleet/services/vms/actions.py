@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from virtfleet import clock, database, settings
 from virtfleet.errors import Problem
 from virtfleet.jobs import lifecycle, queue
-from virtfleet.models import UNFINISHED, Host, Job, Vm
+from virtfleet.models import UNFINISHED, Host, Job, Move, Vm
 from virtfleet.services import ledger
 from virtfleet.services.auth import Principal
 
@@ -100,13 +100,16 @@ def clean_up(session: Session, vms: Sequence[Vm]) -> list[Job]:
 
 
 def retry_cleanups() -> int:
-    """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made."""
+    """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made.
+
+    A machine that is still being built although its job has ended is one whose end could not be recorded.
+    """
     rested = Job.state.not_in(UNFINISHED) & (Job.ended_at < clock.after(-PAUSE_SECONDS))
     waiting = (
         select(Vm)
         .join(Host, Host.id == Vm.host_id)
         .outerjoin(Job, Job.id == Vm.job_id)
-        .where(Vm.state == "deleting", Host.state == "up", Job.id.is_(None) | rested)
+        .where(Vm.state.in_(("building", "deleting")), Host.state == "up", Job.id.is_(None) | rested)
     )
     with database.read() as session:
         if session.scalars(waiting.limit(1)).first() is None:
@@ -115,6 +118,12 @@ def retry_cleanups() -> int:
         jobs = clean_up(session, session.scalars(waiting).all())
     queue.ring([job.id for job in jobs])
     return len(jobs)
+
+
+def hosts_of(session: Session, vms: Sequence[Vm]) -> list[str]:
+    """Return the ids of the hosts on which machines may be when a job begins: one that is on its way has two."""
+    bound_for = select(Move.target_id).where(Move.vm_id.in_([vm.id for vm in vms])).order_by(Move.target_id)
+    return list(dict.fromkeys([*(vm.host_id for vm in vms), *session.scalars(bound_for)]))
 
 
 def reference(vm: Vm) -> dict[str, str]:
@@ -132,7 +141,7 @@ def submit(
     context: dict[str, Any],
 ) -> Job:
     """Make a job that works on machines where they are, one at a time on each of them."""
-    hosts = list(dict.fromkeys(vm.host_id for vm in vms))
+    hosts = hosts_of(session, vms)
     limit = settings.load().jobs_per_host
     job = lifecycle.submit(
         session,

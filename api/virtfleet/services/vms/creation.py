@@ -255,17 +255,16 @@ def run_of(
     """Return what a run needs to make these machines: jobs to wait for, variables, shared locks of the hosts."""
     needs = []
     for vm in vms:
-        shared_pool = any(pool["name"] == vm.pool and pool.get("shared") for pool in vm.host.info.get("pools", []))
         image = session.get(Image, vm.image_id)
         if image is not None:
-            needed = images.ensure_copy(session, who, image, vm.host, vm.pool, shared=shared_pool)
+            needed = images.ensure_copy(session, who, image, vm.host, vm.pool, shared=capacity.shares(vm.host, vm.pool))
             needs += [needed] if needed else []
     variables = {
         "virtfleet_vms": [{**vm.spec, "host": vm.host.name} for vm in vms],
-        "virtfleet_policy": _named(vms[0].policy),
+        "virtfleet_policy": named(vms[0].policy),
         "virtfleet_wait_for": wait_for,
         "virtfleet_timeout": WAIT_SECONDS,
-        "virtfleet_vcpu_ratio": max(_vcpu_ratio(vm.host) for vm in vms),
+        "virtfleet_vcpu_ratio": max(vcpu_ratio(vm.host) for vm in vms),
         "virtfleet_memory_ratio": settings.load().memory_ratio,
         "virtfleet_disk_ratio": settings.load().disk_ratio,
     }
@@ -286,7 +285,7 @@ def place_elsewhere(session: Session, vms: Sequence[Vm]) -> bool:
             "zone": vm.zone.name,
             "exclude": [vm.host.name],
         }
-        decision = placement.place(state, [request], _named(vm.policy), explain=True)
+        decision = placement.place(state, [request], named(vm.policy), explain=True)
         if not decision["fits"]:
             return False
         placed = decision["placements"][0]
@@ -298,10 +297,11 @@ def place_elsewhere(session: Session, vms: Sequence[Vm]) -> bool:
     return True
 
 
-def _named(policy: str) -> str:
+def named(policy: str) -> str:
     """Return the policy if it is one by name: one that was data is not kept."""
     return policy if policy in placement.NAMED else placement.DEFAULT_POLICY
 
 
-def _vcpu_ratio(host: Host) -> float:
+def vcpu_ratio(host: Host) -> float:
+    """Return how many vCPUs a host may promise per processor."""
     return host.vcpu_ratio if host.vcpu_ratio is not None else settings.load().vcpu_ratio

@@ -34,7 +34,8 @@ def _item(outcome: Outcome, vm: Vm) -> Mapping[str, Any] | None:
     return None
 
 
-def _tell(session: Session, vm: Vm) -> None:
+def tell(session: Session, vm: Vm) -> None:
+    """Count a change of a machine, and tell watchers."""
     vm.generation += 1
     ledger.changed(session, "vm", vm.id, "updated", vm.project_id, name=vm.name, state=vm.state)
 
@@ -47,7 +48,8 @@ def _forget(session: Session, vm: Vm) -> None:
     session.flush()
 
 
-def _error(job: Job, outcome: Outcome, item: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def error_of(job: Job, outcome: Outcome, item: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return why a machine failed: what the run says of it, or of itself."""
     if item is not None and item.get("failed"):
         error = item.get("error") or {}
         return {"code": error.get("code", "task_failed"), "message": item.get("msg", ""), "hint": error.get("hint", "")}
@@ -74,10 +76,10 @@ def created(session: Session, job: Job, outcome: Outcome) -> None:
         if item is not None and vm.id in made and not undo_all:
             _keep(session, vm, item)
         elif _untouched(job, item):
-            _miss(session, vm, _error(job, outcome, item))
+            _miss(session, vm, error_of(job, outcome, item))
             _forget(session, vm)
         else:
-            vm.error = _error(job, outcome, item)
+            vm.error = error_of(job, outcome, item)
             left.append(vm)
     actions.clean_up(session, left)
 
@@ -119,7 +121,7 @@ def _keep(session: Session, vm: Vm, item: Mapping[str, Any]) -> None:
     vm.seen_addresses = [str(address) for address in item.get("addresses") or []]
     vm.error = None
     vm.observed_at = clock.now()
-    _tell(session, vm)
+    tell(session, vm)
 
 
 def _untouched(job: Job, item: Mapping[str, Any] | None) -> bool:
@@ -143,10 +145,10 @@ def deleted(session: Session, job: Job, outcome: Outcome) -> None:
         if outcome.state == "succeeded":
             _forget(session, vm)
             continue
-        vm.error = _error(job, outcome, _item(outcome, vm))
+        vm.error = error_of(job, outcome, _item(outcome, vm))
         if not job.context.get("cleanup"):
             vm.state = "unknown"  # the observer knows better when it next sees the host
-        _tell(session, vm)
+        tell(session, vm)
 
 
 def _changed(session: Session, job: Job, outcome: Outcome) -> None:
@@ -155,8 +157,8 @@ def _changed(session: Session, job: Job, outcome: Outcome) -> None:
         if item is not None and not item.get("failed"):
             _keep(session, vm, {"addresses": vm.seen_addresses, **item})
         elif outcome.state != "succeeded":
-            vm.error = _error(job, outcome, item)
-            _tell(session, vm)
+            vm.error = error_of(job, outcome, item)
+            tell(session, vm)
 
 
 for _action in actions.ACTIONS:
@@ -172,13 +174,13 @@ def resized(session: Session, job: Job, outcome: Outcome) -> None:
         disk = any((result or {}).get("disk") for result in outcome.result.values())
         if outcome.state != "succeeded":
             resizing.take_back(vm, job.context, machine=not machine, disk=not disk)
-            vm.error = _error(job, outcome, item)
+            vm.error = error_of(job, outcome, item)
         if machine and item is not None:
             error = vm.error if outcome.state != "succeeded" else None
             _keep(session, vm, {**item, "addresses": item.get("addresses") or vm.seen_addresses})
             vm.error = error
         else:
-            _tell(session, vm)
+            tell(session, vm)
 
 
 @kinds.finisher("vm.disk")
@@ -188,8 +190,8 @@ def disk_settled(session: Session, job: Job, outcome: Outcome) -> None:
         result = _of_device(outcome, "disks", "serial", job.context["serial"])
         disks.settle(vm, job.context, result)
         if outcome.state != "succeeded":
-            vm.error = _error(job, outcome, None)
-        _tell(session, vm)
+            vm.error = error_of(job, outcome, None)
+        tell(session, vm)
 
 
 @kinds.finisher("vm.nic")
@@ -199,8 +201,8 @@ def nic_settled(session: Session, job: Job, outcome: Outcome) -> None:
         result = _of_device(outcome, "nics", "mac", job.context["mac"])
         nics.settle(session, vm, job.context, done=result is not None)
         if outcome.state != "succeeded":
-            vm.error = _error(job, outcome, None)
-        _tell(session, vm)
+            vm.error = error_of(job, outcome, None)
+        tell(session, vm)
 
 
 def _of_device(outcome: Outcome, kind: str, key: str, value: str) -> Mapping[str, Any] | None:

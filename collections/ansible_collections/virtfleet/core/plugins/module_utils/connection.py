@@ -80,6 +80,7 @@ def open_host(uri: str, deadline: Deadline) -> libvirt.virConnect:
             # While a connection is opened there is nothing else that these could be about.
             translated.code = "host_unreachable"
             translated.hint = "Check that the host is up, that its libvirt daemon runs and that the URI is right."
+        translated.hint = _hint_for_ssh(address) or translated.hint
         raise translated from error
 
 
@@ -196,6 +197,22 @@ def check_uri(uri: str) -> str:
 
 def _shown(uri: str) -> str:
     return repr(uri) if len(uri) > 200 or not uri.isprintable() else uri
+
+
+def _hint_for_ssh(uri: str) -> str:
+    """Return how to find out what SSH did not like, for a URI over SSH.
+
+    That is most often a key, the host's or ours; of a failed `ssh` libvirt has no code, only its words.
+    """
+    parts = urlsplit(uri)
+    if not parts.scheme.partition("+")[2].startswith(("ssh", "libssh")):
+        return ""
+    user = f"{parts.username}@" if parts.username else ""
+    port = f"-p {parts.port} " if parts.port else ""
+    return (
+        "Check that the host is up and its libvirt daemon runs, that its host key is known here and that it lets a key "
+        f"of ours in. As the user that runs virtfleet: ssh -o BatchMode=yes {port}{user}{parts.hostname} true"
+    )
 
 
 def _no_answer(uri: str, wanted: str, deadline: Deadline) -> VirtfleetError:

@@ -63,19 +63,29 @@ def failure(error: VirtfleetError) -> dict[str, Any]:
     return {**error.values, "msg": str(error), "error": error.as_dict()}
 
 
+def outcome(name: str, execute: Execute, params: dict[str, Any], *, check: bool, diff: bool) -> dict[str, Any]:
+    """Call `execute` and return the module's result; `failed` is true in it when something could not be done."""
+    try:
+        return success(execute(params, check, diff), diff)
+    except VirtfleetError as error:
+        return {**failure(error), "failed": True}
+    except libvirtError as error:
+        # Each call names what it wanted; this is the net below them.
+        return {**failure(translate(error, f"finish {name}")), "failed": True}
+
+
 def run(spec: dict[str, Any], execute: Execute, **module_options: Any) -> None:
-    """Build the module, call `execute(params, check, diff)` and exit. `module_options` go to AnsibleModule."""
+    """Build the module, call `execute(params, check, diff)` and exit. `module_options` go to AnsibleModule.
+
+    This is the normal way, a process for the task; `plugin_utils/direct.py` has the other one.
+    """
     module = AnsibleModule(argument_spec=spec, **{"supports_check_mode": True, **module_options})
     if not HAS_LIBVIRT:
         module.fail_json(
             msg=missing_required_lib("libvirt-python", url="https://libvirt.org/python.html"),
             exception=LIBVIRT_IMPORT_ERROR,
         )
-    try:
-        result = execute(module.params, module.check_mode, module._diff)
-    except VirtfleetError as error:
-        module.fail_json(**failure(error))
-    except libvirtError as error:
-        # Each call names what it wanted; this is the net below them.
-        module.fail_json(**failure(translate(error, f"finish {module._name}")))
-    module.exit_json(**success(result, module._diff))
+    answer = outcome(module._name, execute, module.params, check=module.check_mode, diff=module._diff)
+    if answer.pop("failed", False):
+        module.fail_json(**answer)
+    module.exit_json(**answer)

@@ -27,7 +27,9 @@ options:
     type: str
     required: true
   state:
-    description: Whether the image is to be there. It is not removed while volumes of the pool or machines use it.
+    description:
+      - Whether the image is to be there. It is not removed while volumes of the pool or machines use it.
+      - With V(absent), what a crashed import has left of it goes too.
     type: str
     choices: [present, absent]
     default: present
@@ -77,6 +79,13 @@ EXAMPLES = r"""
     name: debian-12
     url: https://images.example/debian-12-generic-amd64.qcow2
     checksum: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+
+- name: Remove an image that no disk lies over any more
+  virtfleet.core.image:
+    uri: "{{ virtfleet_uri }}"
+    pool: default
+    name: debian-11
+    state: absent
 """
 
 RETURN = r"""
@@ -151,7 +160,8 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
             return Result(changed=False, values={"image": None})
         pool = pools.active_pool(connection, pool_name, wanted)
         images.check_pool(pool, wanted)
-        found = images.look_again(pool, name, whole)
+        # Another host may have laid overlays over it, in a directory that both share.
+        found = images.look_again(pool, name, whole) if present else images.look_afresh(pool, name, whole)
         before = images.describe(found)
         if present:
             after = _present(connection, pool, found, params, check=check, deadline=whole)

@@ -16,6 +16,8 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 
 NAMESPACE = "urn:virtfleet:vm:1"
 TAG = f"{{{NAMESPACE}}}vm"
+OWN = ("made_volumes", "detached_volumes", "fixed_addresses")
+"""Lists that virtfleet keeps there for itself, beside what the user wants to have written."""
 
 ET.register_namespace("virtfleet", NAMESPACE)
 

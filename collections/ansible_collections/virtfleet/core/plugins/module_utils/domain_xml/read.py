@@ -17,8 +17,7 @@ def read(document: str) -> dict[str, Any]:
     """Return a machine's name, uuid and parts.
 
     They are `{name, uuid, vcpus, vcpus_maximum, memory_bytes, memory_current_bytes, type, machine, disks, networks,
-    metadata, made_volumes, detached_volumes, managed}`; `memory_bytes` is what it may have at most, and so what is
-    promised to it.
+    metadata, managed}` and the lists of `metadata.OWN`; `memory_bytes` is what it may have at most.
     disks: `[{target, bus, device, source, format, serial, read_only}]`,
     networks: `[{kind, source, mac, model, device}]`. `managed` is whether virtfleet made it.
     """
@@ -38,9 +37,8 @@ def read(document: str) -> dict[str, Any]:
         "machine": kind.get("machine") if kind is not None else None,
         "disks": [_disk(disk) for disk in root.iterfind("devices/disk")],
         "networks": [_nic(nic) for nic in root.iterfind("devices/interface")],
-        "metadata": {key: value for key, value in kept.items() if not key.endswith("_volumes")},
-        "made_volumes": kept.get("made_volumes") or [],
-        "detached_volumes": kept.get("detached_volumes") or [],
+        "metadata": {key: value for key, value in kept.items() if key not in metadata.OWN},
+        **{name: kept.get(name) or [] for name in metadata.OWN},
         "managed": bool(kept),
     }
 

@@ -32,7 +32,7 @@ IO_LIMITS = {
 IO_SIZES = ("bytes_per_second", "read_bytes_per_second", "write_bytes_per_second")
 """Those that are sizes; the others are numbers."""
 MAX_LIMIT = 2**50
-KEPT_APART = ("made_volumes", "detached_volumes", "attempt")
+KEPT_APART = (*metadata.OWN, "attempt")
 """What stands in our metadata for our own use."""
 _KIB = 1024
 _TYPES = {"kvm": "kvm", "qemu": "tcg"}

@@ -15,6 +15,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import m
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import network as networks
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 try:
@@ -100,7 +101,8 @@ def read_machines(connection: libvirt.virConnect) -> list[dict[str, Any]]:
     `memory_bytes` is what it may have at most, and so what is promised to it. Costs one call and one more a machine.
     """
     machines = []
-    for domain, statistics in _statistics(connection):
+    kinds = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
+    for domain, statistics in vms.statistics(connection, kinds):
         try:
             document = domain.XMLDesc(0)
         except libvirtError as error:
@@ -109,18 +111,6 @@ def read_machines(connection: libvirt.virConnect) -> list[dict[str, Any]]:
             raise
         machines.append(_machine(document, statistics))
     return sorted(machines, key=lambda machine: str(machine["name"]))
-
-
-def _statistics(connection: libvirt.virConnect) -> list[tuple[libvirt.virDomain, dict[str, Any]]]:
-    kinds = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL
-    # A machine that is just being started or migrated is told of without its busy figures, not waited for.
-    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-    try:
-        return list(connection.getAllDomainStats(kinds, flags))
-    except libvirtError as error:
-        if code_of(error) not in ("refused", "invalid"):
-            raise
-    return list(connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0))  # the test driver has no more
 
 
 def _machine(document: str, statistics: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +129,7 @@ def _machine(document: str, statistics: dict[str, Any]) -> dict[str, Any]:
         "memory_bytes": memory,
         "memory_current_bytes": _bytes_of(root.find("currentMemory")) or memory,
         "cpu_seconds": cpu_time * _NANOSECOND if cpu_time is not None else None,
-        "metadata": metadata.read(document),
+        "metadata": metadata.of(root),
     }
 
 

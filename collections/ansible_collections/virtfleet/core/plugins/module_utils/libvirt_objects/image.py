@@ -83,11 +83,18 @@ def look_again(pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> F
 
     Another host may have written into a directory that both share.
     """
-    found = look(pool, name)
-    if found.state in ("absent", "partial"):
-        pools.refresh(pool, deadline)
+    try:
         found = look(pool, name)
-    return found
+    except VirtfleetError:
+        # Listed, but not readable: another host has removed it.
+        return look_afresh(pool, name, deadline)
+    return look_afresh(pool, name, deadline) if found.state in ("absent", "partial") else found
+
+
+def look_afresh(pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> Found:
+    """Have libvirt read the pool's directory anew, then return what it holds under the name of an image."""
+    pools.refresh(pool, deadline)
+    return look(pool, name)
 
 
 def require(pool: libvirt.virStoragePool, name: str, wanted: str) -> libvirt.virStorageVol:

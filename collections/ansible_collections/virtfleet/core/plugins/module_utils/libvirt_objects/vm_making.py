@@ -291,6 +291,12 @@ class _Plan:
         return tuple(cards)
 
     @property
+    def _addresses(self) -> dict[str, list[str]]:
+        """What the seed gives the machine, so that others find it before anything inside it answers."""
+        fixed = self._wanted.fixed_addresses if self._options["cloud_init"] is not None else []
+        return {"fixed_addresses": [each.partition("/")[0] for each in fixed]} if fixed else {}
+
+    @property
     def spec(self) -> VmSpec:
         """The machine, once its parts are there."""
         options = self._options
@@ -310,7 +316,7 @@ class _Plan:
             cpu_model=options["cpu_model"],
             disks=tuple(self._disks),
             nics=self._cards,
-            metadata={**(options["metadata"] or {}), "made_volumes": self._made},
+            metadata={**(options["metadata"] or {}), "made_volumes": self._made, **self._addresses},
             settings=vm_settings.complete(further, {**vm_settings.NOTHING, "writable_disks": len(self._disks)}),
             patch=tuple(patch.steps(options["xml_patch"] or [])),
         )

@@ -3,11 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From what the modules speak to the schema: `host_info` values become hosts, machines as `vm` takes them requests.
 
-Used where no database knows better: the `place` filter decides on what the hosts say at this moment.
+Used where no database knows better: the filters decide on what the hosts say at this moment.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ ParseSize = Callable[[str], int]
 """Turns `2GiB` into bytes; raises an exception with a sentence for what it does not understand."""
 
 DEFAULT_POOL = "default"
+KNOWN_OF_MACHINES = frozenset({"groups", "domain", "exclude", "tags", "movable", "stays", "disks"})
 PLACEMENT_ONLY = ("host", "zone", "exclude", "groups", "domain", "tags", "numa_nodes", "load")
 
 
@@ -114,15 +116,9 @@ def host_from_info(
     return host
 
 
-def request_from_machine(value: object, path: str, parse_size: ParseSize) -> dict[str, Any]:
-    """Return a machine as module `vm` takes it (with `host`, `zone`, `exclude`, `groups` beside) as a request.
-
-    A disk without a size takes no room that is known: it is an existing volume, or as large as its image.
-    """
-    if not isinstance(value, Mapping):
-        raise SchemaError(path, f"a machine is a mapping, not {value!r}")
+def _disks(machine: Mapping[str, Any], path: str, parse_size: ParseSize) -> list[dict[str, Any]]:
     disks = []
-    for disk, where in list_of(value.get("disks") or [], f"{path}.disks"):
+    for disk, where in list_of(machine.get("disks") or [], f"{path}.disks"):
         if not isinstance(disk, Mapping):
             raise SchemaError(where, f"a disk is a mapping, not {disk!r}")
         size = disk.get("size")
@@ -134,11 +130,21 @@ def request_from_machine(value: object, path: str, parse_size: ParseSize) -> dic
                     "overlay": bool(disk.get("image")),
                 }
             )
+    return disks
+
+
+def request_from_machine(value: object, path: str, parse_size: ParseSize) -> dict[str, Any]:
+    """Return a machine as module `vm` takes it (with `host`, `zone`, `exclude`, `groups` beside) as a request.
+
+    A disk without a size takes no room that is known: it is an existing volume, or as large as its image.
+    """
+    if not isinstance(value, Mapping):
+        raise SchemaError(path, f"a machine is a mapping, not {value!r}")
     return {
         "id": name_of(value.get("name"), f"{path}.name"),
         "vcpus": _whole(value.get("vcpus", 1), f"{path}.vcpus"),
         "memory_bytes": _size(value.get("memory"), f"{path}.memory", parse_size),
-        "disks": disks,
+        "disks": _disks(value, path, parse_size),
         "zone": value.get("zone"),
         "host": value.get("host"),
         "exclude": value.get("exclude"),
@@ -159,6 +165,58 @@ def _homes(machine: Mapping[str, Any], hosts: list[tuple[Any, str]]) -> list[str
                 homes.append(str(info["name"]))
                 break
     return homes
+
+
+def state_of_hosts(
+    host_infos: object,
+    parse_size: ParseSize,
+    *,
+    vcpu_ratio: float = 8.0,
+    memory_ratio: float = 1.0,
+    disk_ratio: float = 1.0,
+    groups: object = None,
+    machines: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return `host_info` values, with the machines on them, as a state: what plans are made from.
+
+    A machine stays in its host's zone; of one name on two hosts, both are called `name@host`. `machines` says by name
+    what a host does not know: `groups`, `domain`, `exclude`, `tags`, `movable`, `stays` and `disks` (as module `vm`
+    takes them). Raises SchemaError.
+    """
+    infos = list_of(host_infos, "hosts")
+    ratios = {"vcpu_ratio": vcpu_ratio, "memory_ratio": memory_ratio, "disk_ratio": disk_ratio}
+    hosts = [host_from_info(info, path, parse_size, **ratios) for info, path in infos]
+    if machines is not None and not isinstance(machines, Mapping):
+        raise SchemaError("machines", f"a mapping by name is wanted, not {machines!r}")
+    more = dict(machines or {})
+    found: list[tuple[str, Mapping[str, Any], dict[str, Any]]] = []
+    for (info, path), host in zip(infos, hosts, strict=True):
+        for machine, where in list_of((host["live"] is not False and info.get("machines")) or [], f"{path}.machines"):
+            if not isinstance(machine, Mapping):
+                raise SchemaError(where, f"a mapping is wanted, not {machine!r}")
+            found.append((name_of(machine.get("name"), f"{where}.name"), machine, host))
+    names = Counter(name for name, _machine, _host in found)
+    unknown = sorted(map(str, set(more).difference(names)))
+    if unknown:
+        raise SchemaError(f"machines.{unknown[0]}", "no host has such a machine")
+    vms = []
+    for name, machine, host in found:
+        given = more.get(name) or {}
+        path = f"machines.{name}"
+        if not isinstance(given, Mapping) or not KNOWN_OF_MACHINES.issuperset(given):
+            raise SchemaError(path, f"a mapping of {', '.join(sorted(KNOWN_OF_MACHINES))} is wanted, not {given!r}")
+        vms.append(
+            {
+                **{key: value for key, value in given.items() if key != "disks"},
+                "id": name if names[name] == 1 else f"{name}@{host['name']}",
+                "host": host["name"],
+                "zone": host["zone"],
+                "vcpus": machine.get("vcpus"),
+                "memory_bytes": machine.get("memory_bytes"),
+                "disks": _disks(given, path, parse_size),
+            }
+        )
+    return {"schema_version": SCHEMA_VERSION, "hosts": hosts, "vms": vms, "groups": groups or []}
 
 
 def place_machines(

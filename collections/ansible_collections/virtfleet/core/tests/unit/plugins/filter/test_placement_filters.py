@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
-from ansible_collections.virtfleet.core.plugins.filter.placement import FilterModule
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.live_hosts import place_machines
+from ansible_collections.virtfleet.core.plugins.doc_fragments.host_values import ModuleDocFragment
+from ansible_collections.virtfleet.core.plugins.filter.placement import HOST_OPTIONS, FilterModule
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.live_hosts import place_machines, state_of_hosts
 
 FILTERS = FilterModule().filters()
 FOLDER = Path(inspect.getfile(FilterModule)).parent
@@ -100,3 +101,80 @@ def test_every_answer_can_be_read_as_lines(name: str, values: tuple[object, ...]
     assert all(isinstance(line, str) and line for line in lines)
     with pytest.raises(AnsibleFilterError, match=f"virtfleet.core.{name}: "):
         FILTERS[name]({}, *values[1:])
+
+
+FULL = {
+    **HOST,
+    "machines": [
+        {"name": f"v{n}", "uuid": f"u-{n}", "state": "running", "vcpus": 1, "memory_bytes": 512 * MIB} for n in range(4)
+    ],
+    "vcpus": {"total": 2, "allocated": 4},
+    "memory": {"total_bytes": 2048 * MIB, "allocated_bytes": 2048 * MIB},
+}
+EMPTY = {**HOST, "name": "h2"}
+DOWN = {"name": "h3", "live": False, "error": "no route"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("rebalance", ()),
+        ("consolidate", ()),
+        ("drain", (["h1"],)),
+        ("capacity", ([{"name": "small", "vcpus": 1, "memory_bytes": 1024 * MIB}],)),
+        ("what_if", ({"lose_hosts": ["h1"]},)),
+        ("score", ()),
+    ],
+)
+def test_filters_over_a_fleet_take_what_host_info_returns(name: str, values: tuple[object, ...]) -> None:
+    answer = FILTERS[name]((each for each in (FULL, EMPTY, DOWN)), *values)
+    assert answer == FILTERS[name](state_of_hosts([FULL, EMPTY, DOWN], int), *values)
+    with pytest.raises(AnsibleFilterError, match=f"virtfleet.core.{name}: hosts: a list is wanted"):
+        FILTERS[name]("h1", *values)
+    with pytest.raises(AnsibleFilterError, match="vcpu_ratio: a state has it in itself"):
+        FILTERS[name](STATE, *values, vcpu_ratio=2.0)
+
+
+def test_a_plan_over_fresh_values_moves_what_may_move() -> None:
+    drained = FILTERS["drain"]([FULL, EMPTY, DOWN], ["h1"], "spread", machines={"v3": {"stays": "it has a card"}})
+    assert {(move["vm"], move["to"]) for move in drained["moves"]} == {("v0", "h2"), ("v1", "h2"), ("v2", "h2")}
+    assert drained["left"][0]["text"] == "v3 must stay: it has a card"
+    apart = {"groups": [{"name": "web", "rule": "anti-affinity", "most": 2}]}
+    members = {f"v{n}": {"groups": ["web"]} for n in range(4)}
+    rules = FILTERS["drain"]([FULL, EMPTY, DOWN], ["h1"], machines=members, **apart)
+    assert len(rules["moves"]) == len(rules["left"]) == 2
+    disks = {"v0": {"disks": [{"pool": "default", "size": "11GiB"}]}}
+    short = FILTERS["drain"]([FULL, EMPTY, DOWN], ["h1"], machines=disks)
+    assert "pool default short by 1 GiB" in short["left"][0]["text"]
+    assert FILTERS["rebalance"]([FULL, EMPTY], vcpu_ratio=1.0)["score_before"] > 1
+
+
+def test_machines_of_one_name_on_two_hosts_are_told_apart() -> None:
+    both = FILTERS["drain"]([FULL, {**FULL, "name": "h2"}, {**HOST, "name": "h4"}], ["h1"])
+    assert {move["vm"] for move in both["moves"]} == {f"v{n}@h1" for n in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "options", "text"),
+    [
+        ([{**FULL, "machines": ["v1"]}], {}, "hosts[0].machines[0]: a mapping is wanted, not 'v1'"),
+        ([{**FULL, "machines": [{"name": "v1"}]}], {}, "vms[0].vcpus: a whole number of vCPUs is wanted"),
+        ([FULL], {"machines": {"v9": {}}}, "machines.v9: no host has such a machine"),
+        ([FULL], {"machines": {"v1": {"colour": 1}}}, "machines.v1: a mapping of"),
+        ([FULL], {"machines": ["v1"]}, "machines: a mapping by name is wanted"),
+        ([FULL], {"machines": {"v1": {"disks": [{"size": "2"}]}}}, "machines.v1.disks[0].size"),
+        ([FULL], {"colour": 1}, "colour"),
+    ],
+)
+def test_what_is_wrong_with_fresh_values_is_named(hosts: object, options: dict[str, object], text: str) -> None:
+    with pytest.raises(AnsibleFilterError) as caught:
+        FILTERS["rebalance"](hosts, **options)
+    assert text in str(caught.value)
+
+
+def test_the_options_about_hosts_are_those_documented() -> None:
+    documented = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]
+    parameters = inspect.signature(state_of_hosts).parameters
+    assert set(documented) == HOST_OPTIONS == set(parameters) - {"host_infos", "parse_size"}
+    for name in HOST_OPTIONS:
+        assert documented[name].get("default") == parameters[name].default

@@ -10,7 +10,7 @@ import struct
 import pytest
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.image_format import ImageFormat, importable, inspect
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 GIB = 1024**3
@@ -120,6 +120,7 @@ def test_only_whole_qcow2_and_raw_can_be_imported(data: bytes, asked: str | None
     assert words in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_whatever_break_the_reader(noise: bytes, as_qcow2: bool) -> None:
     found = look(b"QFI\xfb" + noise if as_qcow2 else noise)

@@ -61,6 +61,13 @@ def test_a_host_without_daemon_is_unreachable(closed_port: int) -> None:
     assert caught.value.hint
 
 
+def test_over_ssh_the_hint_says_how_to_try_the_login(closed_port: int) -> None:
+    with pytest.raises(VirtfleetError) as caught:
+        open_host(f"qemu+ssh://root@127.0.0.1:{closed_port}/system", Deadline(20))
+    assert caught.value.code == "host_unreachable"
+    assert f"ssh -o BatchMode=yes -p {closed_port} root@127.0.0.1 true" in caught.value.hint
+
+
 def test_a_frozen_host_does_not_hold_up_another(silent_port: int) -> None:
     def open_frozen() -> None:
         with pytest.raises(VirtfleetError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about, format_size, parse_size
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 GIB = 1024**3
@@ -64,6 +64,7 @@ def test_ten_gib_with_a_space_is_not_ten_bytes() -> None:
     assert parse_size("10 GiB") == 10 * GIB
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=2**63 - 1))
 def test_what_is_formatted_reads_back_exactly(size: int) -> None:
     assert parse_size(format_size(size)) == size

@@ -1,0 +1,227 @@
+"""Moving machines: where to, the room there reserved, the job written down; and what becomes of it at the end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
+from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from virtfleet import clock, settings
+from virtfleet.errors import Problem
+from virtfleet.jobs import kinds, lifecycle
+from virtfleet.jobs.kinds import PROGRESS, Outcome
+from virtfleet.models import Host, Image, Job, Move, Vm
+from virtfleet.services import capacity, images, ledger
+from virtfleet.services.auth import Principal
+from virtfleet.services.lookup import find
+from virtfleet.services.vms import creation, endings
+
+DEFAULT_TIMEOUT_SECONDS = 600.0
+LONGEST_TIMEOUT_SECONDS = 86400.0
+REST_SECONDS = 120.0
+"""What a job gets besides the migrations themselves."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How machines are moved. Bandwidth is bytes a second, times are seconds; None leaves the choice to libvirt."""
+
+    live: bool = True
+    copy_storage: bool = True
+    bandwidth_bytes: int | None = None
+    max_downtime: float | None = None
+    auto_converge: bool = False
+    post_copy: bool = False
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+
+    def variables(self) -> dict[str, Any]:
+        """Return it as the playbooks take it."""
+        given: dict[str, Any] = {
+            "virtfleet_live": self.live,
+            "virtfleet_copy_storage": self.copy_storage,
+            "virtfleet_auto_converge": self.auto_converge,
+            "virtfleet_post_copy": self.post_copy,
+            "virtfleet_timeout": self.timeout,
+            "virtfleet_progress_file": PROGRESS,
+        }
+        if self.bandwidth_bytes is not None:
+            given["virtfleet_bandwidth"] = format_size(self.bandwidth_bytes)
+        if self.max_downtime is not None:
+            given["virtfleet_max_downtime"] = self.max_downtime
+        return given
+
+
+@dataclass(frozen=True)
+class Step:
+    """One machine's move; `explanation` is why it goes there."""
+
+    vm: Vm
+    target: Host
+    explanation: Mapping[str, Any]
+
+
+def migrate(
+    session: Session, who: Principal, vm: Vm, *, host: str | None, came_from: str | None, way: Way
+) -> tuple[Job, Step]:
+    """Reserve room for a machine on another host, and make the job that moves it there. Raises Problem.
+
+    Without `host` placement chooses. `came_from`, when given, must be the host that the machine is on.
+    """
+    if came_from is not None and find(session, Host, "host", came_from).id != vm.host_id:
+        raise Problem(
+            "conflict",
+            f"Vm {vm.name!r} is not on host {came_from!r} but on {vm.host.name!r}.",
+            f"Name that one: virtfleet vm migrate {vm.name} --from {vm.host.name}.",
+            host=vm.host.name,
+        )
+    if reason := why_not(session, vm):
+        raise Problem("not_ready", reason, "See: virtfleet vm show, virtfleet host show.")
+    pin = find(session, Host, "host", host) if host is not None else None
+    if pin is not None and pin.id == vm.host_id:
+        raise Problem("conflict", f"Vm {vm.name!r} is on host {pin.name!r} already.", "Name another host, or none.")
+    if pin is not None and pin.zone_id != vm.zone_id:
+        text = f"Host {pin.name!r} is not in zone {vm.zone.name!r}, where vm {vm.name!r} and its network are."
+        raise Problem("invalid", text, "Choose a host of that zone.", errors=[{"field": "host", "message": "zone"}])
+    step = _place(session, vm, pin)
+    job = submit(session, who, "vm.migrate", [step], way)
+    ledger.audit(session, who, "vm.migrate", vm.id, job.id)
+    return job, step
+
+
+def why_not(session: Session, vm: Vm) -> str | None:
+    """Return why a machine cannot be moved now, as a sentence, or None."""
+    if vm.state in ("building", "deleting", "missing"):
+        return f"Vm {vm.name!r} is {vm.state}."
+    if vm.host.state != "up":
+        return f"Host {vm.host.name!r}, where vm {vm.name!r} is, does not answer."
+    move = session.get(Move, vm.id)
+    if move is not None:
+        target = session.get_one(Host, move.target_id)
+        return f"Vm {vm.name!r} is on its way to host {target.name!r} already, by job {move.job_id}."
+    return None
+
+
+def _place(session: Session, vm: Vm, pin: Host | None) -> Step:
+    state = capacity.state(session, vm.zone)
+    disk = {"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}
+    request = {
+        "id": vm.name,
+        "vcpus": vm.vcpus,
+        "memory_bytes": vm.memory_bytes,
+        "disks": [] if capacity.shares(vm.host, vm.pool) else [disk],
+        "zone": vm.zone.name,
+        "host": pin.name if pin is not None else None,
+        "exclude": [vm.host.name],
+    }
+    decision = placement.place(state, [request], creation.named(vm.policy), explain=True)
+    if not decision["fits"]:
+        raise creation.no_room(decision)
+    placed = decision["placements"][0]
+    target = session.scalars(select(Host).where(Host.name == placed["host"])).one()
+    return Step(vm, target, placed["explanation"])
+
+
+def submit(
+    session: Session,
+    who: Principal,
+    kind: str,
+    steps: Sequence[Step],
+    way: Way,
+    *,
+    staying: Sequence[str] = (),
+    subjects: Sequence[Mapping[str, Any]] = (),
+) -> Job:
+    """Reserve the targets' room and make the job that moves machines, in the order given."""
+    limit = settings.load().jobs_per_host
+    hosts = list(dict.fromkeys([*(step.vm.host_id for step in steps), *(step.target.id for step in steps)]))
+    moves = [
+        {
+            "name": step.vm.libvirt_name,
+            "uuid": step.vm.uuid,
+            "from": step.vm.host.name,
+            "to": step.target.name,
+        }
+        for step in steps
+    ]
+    ratios = [creation.vcpu_ratio(step.target) for step in steps]
+    needs = list(dict.fromkeys(job_id for step in steps for job_id in _bases(session, who, step)))
+    job = lifecycle.submit(
+        session,
+        kind,
+        project_id=steps[0].vm.project_id,
+        owner_id=who.user_id,
+        host_ids=hosts,
+        variables={
+            "virtfleet_vms": moves,
+            **way.variables(),
+            **({"virtfleet_staying": list(staying)} if staying else {}),
+            "virtfleet_vcpu_ratio": max(ratios),
+            "virtfleet_memory_ratio": settings.load().memory_ratio,
+        },
+        subjects=[*subjects, *({"type": "vm", "id": step.vm.id, "name": step.vm.name} for step in steps)],
+        context={
+            "vms": {step.vm.libvirt_name: step.vm.id for step in steps},
+            "explanations": {step.vm.id: dict(step.explanation) for step in steps},
+        },
+        exclusive=[f"vm:{step.vm.id}" for step in steps],
+        shared=[(f"host:{host}", limit) for host in hosts],
+        needs=needs,
+    )
+    job.timeout = max(job.timeout, way.timeout * len(steps) + REST_SECONDS)
+    for step in steps:
+        session.add(Move(vm_id=step.vm.id, job_id=job.id, target_id=step.target.id))
+        step.vm.job_id = job.id
+    session.flush()
+    return job
+
+
+def _bases(session: Session, who: Principal, step: Step) -> list[str]:
+    """Return the job that brings the base of the machine's disk to the target, if one is needed."""
+    image = session.get(Image, step.vm.image_id) if step.vm.image_id else None
+    if image is None or capacity.shares(step.target, step.vm.pool):
+        return []
+    needed = images.ensure_copy(session, who, image, step.target, step.vm.pool, shared=False)
+    return [needed] if needed else []
+
+
+@kinds.finisher("vm.migrate")
+@kinds.finisher("host.evacuate")
+def moved(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note where each machine is now, and give back the room that was kept for it.
+
+    Of a machine of which the run can say nothing the row stays as it is: the observer sees where it is.
+    """
+    items = _items(outcome)
+    for vm in endings.of_job(session, job):
+        item = items.get(vm.uuid)
+        move = session.get(Move, vm.id)
+        if move is None or move.job_id != job.id:
+            continue
+        failed = item is None or bool(item.get("failed"))
+        if item is not None and (not failed or item.get("on") == "target"):
+            vm.host_id = move.target_id
+            vm.explanation = job.context["explanations"].get(vm.id, vm.explanation)
+            vm.observed_at = clock.now()
+        if item is not None and not failed:
+            vm.state = endings.STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
+            vm.error = None
+        elif outcome.state != "succeeded":
+            vm.error = endings.error_of(job, outcome, item)
+        session.delete(move)
+        session.flush()
+        session.refresh(vm)
+        endings.tell(session, vm)
+
+
+def _items(outcome: Outcome) -> dict[str, Mapping[str, Any]]:
+    """Return what the run says of each machine, by UUID."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for result in outcome.result.values():
+        for item in (result or {}).get("vms") or []:
+            uuid = (item.get("item") or {}).get("uuid")
+            if uuid:
+                found[str(uuid)] = item
+    return found

@@ -1,0 +1,358 @@
+"""What the collection costs beside bare libvirt-python: side by side, in one run, on one lab of ten hosts.
+
+    .venv/bin/python -m tests.bench.collection [--rounds N] [--only NAME]
+
+Needs root and some 6 GiB of memory. Machines are started paused, so that they cost no processor time. Each number is
+the median of the rounds; the rows and what they are to be are those of docs/benchmarks-collection.md.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import libvirt
+from ansible_collections.virtfleet.core.plugins.module_utils import seed
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+from virtfleet.lab import Lab
+
+from tests.lab.test_storage_modules import ROOT, call
+
+MEMORY = 32 * 2**20
+DISK = 2**30
+TEN = 10
+HUNDRED = 100
+THREADS = 4
+HOSTS = 10
+HOSTS_OF_HUNDRED = 5
+CROWD = 1000
+BASE = "bench-base"
+
+RECORDER = """
+import json, os, time
+from ansible.plugins.callback import CallbackBase
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "recorder"
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        self._note("start", task)
+
+    def v2_runner_on_ok(self, result):
+        self._note("end", result._task)
+
+    def _note(self, what, task):
+        with open(os.environ["RECORD"], "a") as file:
+            file.write(json.dumps([what, task.get_name(), time.time()]) + chr(10))
+"""
+
+
+class Bench:
+    """The lab, and a folder for playbooks."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.folder = folder
+        (folder / "callbacks").mkdir()
+        (folder / "callbacks/recorder.py").write_text(RECORDER)
+
+    def uris(self, count: int) -> list[str]:
+        """Return the URIs of so many hosts."""
+        return [host.uri for host in self.lab.hosts()[:count]]
+
+    def environment(self, direct: bool = True) -> dict[str, str]:
+        """Return what Ansible runs with."""
+        return os.environ | {
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+            "ANSIBLE_CALLBACK_PLUGINS": str(self.folder / "callbacks"),
+            "ANSIBLE_CALLBACKS_ENABLED": "recorder",
+            "ANSIBLE_LOCALHOST_WARNING": "0",
+            "ANSIBLE_FORKS": str(HOSTS),
+            "VIRTFLEET_DIRECT": str(int(direct)),
+            "RECORD": str(self.folder / "record"),
+        }
+
+    def play(
+        self, module: str, options: dict[str, Any], uris: Sequence[str], direct: bool = True
+    ) -> tuple[float, float]:
+        """Run one task on hosts; return the seconds of the task and of the whole `ansible-playbook`."""
+        record, playbook, inventory = (self.folder / name for name in ("record", "play.yml", "hosts.json"))
+        record.write_text("")
+        task = {"name": "bench", f"virtfleet.core.{module}": {"uri": "{{ uri }}", **options}}
+        play = {"hosts": "all", "gather_facts": False, "connection": "local", "tasks": [task]}
+        playbook.write_text(json.dumps([play]))
+        hosts = {f"h{number}": {"uri": uri, "number": number} for number, uri in enumerate(uris)}
+        variables = {"ansible_python_interpreter": sys.executable}
+        inventory.write_text(json.dumps({"all": {"hosts": hosts, "vars": variables}}))
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory), str(playbook)]
+        began = time.monotonic()
+        done = subprocess.run(
+            command, env=self.environment(direct), cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        whole = time.monotonic() - began
+        if done.returncode:
+            raise RuntimeError(done.stdout + done.stderr)
+        times = [json.loads(line) for line in record.read_text().splitlines()]
+        return max(when for what, _name, when in times if what == "end") - times[0][2], whole
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return how long something takes."""
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def bare(connection: libvirt.virConnect, name: str) -> None:
+    """Make one machine, started paused, by nothing but libvirt calls: overlay, seed, domain."""
+    pool = connection.storagePoolLookupByName("default")
+    identifier = str(uuid.uuid4())
+    mac = mac_of(identifier)
+    disk = volumes.make_overlay(pool, f"{name}-root", pool.storageVolLookupByName(BASE), DISK)
+    files = seed.files(instance_id=name, hostname=name, ssh_keys=[], user_data=None, nics=[seed.Nic(mac)])
+    iso = volumes.write_bytes(pool, f"{name}-seed.iso", seed.image(files))
+    spec = VmSpec(
+        name=name,
+        uuid=identifier,
+        vcpus=1,
+        memory_bytes=MEMORY,
+        virt_type="qemu",
+        arch="x86_64",
+        disks=(Disk(disk.path(), "qcow2"), Disk(iso.path(), "raw", read_only=True)),
+        nics=(Nic("bridge", "vmbr0", mac),),
+    )
+    connection.defineXML(build(spec)).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+
+
+def mac_of(identifier: str) -> str:
+    """Return a MAC made from a UUID."""
+    return "52:54:00:" + ":".join(identifier[at : at + 2] for at in (0, 2, 4))
+
+
+def bare_many(connections: Sequence[libvirt.virConnect], each: int) -> None:
+    """Make `each` machines on every host, with four threads a host."""
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ThreadPoolExecutor(THREADS)) for _ in connections]
+        work = [
+            pool.submit(bare, connection, f"bench-{number}")
+            for number in range(each)
+            for pool, connection in zip(pools, connections, strict=True)
+        ]
+        for one in work:
+            one.result()
+
+
+def machines(each: int) -> list[dict[str, Any]]:
+    """Return the same machines for module vm."""
+    identifiers = [str(uuid.uuid4()) for _ in range(each)]
+    return [
+        {
+            "name": f"bench-{number}",
+            "uuid": identifier,
+            "vcpus": 1,
+            "memory": "32MiB",
+            "accel": "tcg",
+            "disks": [{"image": BASE, "size": "1GiB"}],
+            "networks": [{"bridge": "vmbr0", "mac": mac_of(identifier)}],
+            "cloud_init": {"hostname": f"bench-{number}"},
+        }
+        for number, identifier in enumerate(identifiers)
+    ]
+
+
+def remove(connections: Sequence[libvirt.virConnect]) -> None:
+    """Remove all that was made."""
+    for connection in connections:
+        for domain in connection.listAllDomains(0):
+            if domain.name().startswith("bench-"):
+                if domain.isActive():
+                    domain.destroy()
+                domain.undefine()
+        pool = connection.storagePoolLookupByName("default")
+        for volume in pool.listAllVolumes():
+            if volume.name().startswith("bench-") and BASE not in volume.name():
+                volume.delete(0)
+
+
+@contextmanager
+def opened(uris: Sequence[str]) -> Iterator[list[libvirt.virConnect]]:
+    """Open hosts for the length of a block."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(opened_host(uri, Deadline(60))) for uri in uris]
+
+
+Note = Callable[[str, float], None]
+
+
+def many(bench: Bench, note: Note, hosts: int, count: int) -> None:
+    """Make machines by libvirt-python and by one task; for one host, run the task once more on what is there."""
+    uris = bench.uris(hosts)
+    for uri in uris:
+        call("image", uri, name=BASE, pool="default", src=bench.lab.status()["image"], timeout=120.0)
+    options = {"vms": machines(count // hosts), "state": "paused", "timeout": 600}
+    with opened(uris) as connections:
+        note(f"{count} bare", seconds(lambda: bare_many(connections, count // hosts)))
+        remove(connections)
+        task, whole = bench.play("vm", options, uris)
+        note(f"{count} task", task)
+        note(f"{count} playbook", whole)
+        if hosts == 1:
+            task, whole = bench.play("vm", options, uris)
+            note(f"{count} again task", task)
+            note(f"{count} again", whole)
+            task, whole = bench.play("vm", options, uris, direct=False)
+            note(f"{count} again normal", whole)
+        remove(connections)
+
+
+def crowd_xml(number: int) -> str:
+    """Return a machine of the test driver as the fleet makes them, with what inventories group by."""
+    values: dict[str, Any] = {
+        "owner": f"owner{number % 20}",
+        "project": f"project{number % 7}",
+        "zone": "z1",
+        "flavor": "small",
+    }
+    values |= {"id": f"vm_{number}", "tags": ["web"], "made_volumes": []}
+    metadata = json.dumps(values).replace("&", "&amp;").replace("<", "&lt;")
+    return (
+        f"<domain type='test'><name>crowd-{number}</name><uuid>{uuid.UUID(int=number + 1)}</uuid>"
+        f"<metadata><virtfleet:vm xmlns:virtfleet='urn:virtfleet:vm:1'>{metadata}</virtfleet:vm></metadata>"
+        "<memory unit='MiB'>512</memory><vcpu>1</vcpu><os><type>hvm</type></os><devices>"
+        f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/p/crowd-{number}-root'/>"
+        f"<target dev='vda' bus='virtio'/><serial>root</serial></disk><interface type='bridge'>"
+        f"<mac address='{mac_of(uuid.UUID(int=number + 2**120).hex)}'/><source bridge='vmbr0'/></interface>"
+        "</devices></domain>"
+    )
+
+
+@contextmanager
+def crowds(bench: Bench, hosts: int) -> Iterator[list[str]]:
+    """Give libvirt's test driver, through each host's daemon, a thousand machines; yield the URIs."""
+    uris = [uri.replace("qemu+tcp", "test+tcp").replace("/system", "/default") for uri in bench.uris(hosts)]
+    with opened(uris) as connections:
+        for connection in connections:
+            known = {domain.name() for domain in connection.listAllDomains(0)}
+            for number in range(CROWD):
+                if f"crowd-{number}" not in known:
+                    connection.defineXML(crowd_xml(number)).create()
+        yield uris
+
+
+def read_all(bench: Bench, note: Note) -> None:
+    """Read a thousand machines of one host."""
+    with crowds(bench, 1) as uris:
+        task, whole = bench.play("vm_info", {}, uris)
+        note("info task", task)
+        note("info playbook", whole)
+        note("info execute", seconds(lambda: call("vm_info", uris[0])))
+
+
+def inventory(bench: Bench, note: Note) -> None:
+    """Load the inventory of ten hosts with a thousand machines each, without a cache."""
+    with crowds(bench, HOSTS) as uris:
+        source = bench.folder / "bench.virtfleet.yml"
+        hosts = {f"h{number}": uri for number, uri in enumerate(uris)}
+        source.write_text(json.dumps({"plugin": "virtfleet.core.guests", "hosts": hosts, "addresses": False}))
+        program = (
+            "import sys, time; began = time.monotonic()\n"
+            "from ansible.plugins.loader import init_plugin_loader; init_plugin_loader()\n"
+            "from ansible.inventory.manager import InventoryManager\n"
+            "from ansible.parsing.dataloader import DataLoader\n"
+            "manager = InventoryManager(DataLoader(), sources=[sys.argv[1]])\n"
+            "assert len(manager.hosts) == int(sys.argv[2]), len(manager.hosts)\n"
+            "print(time.monotonic() - began)"
+        )
+        command = [sys.executable, "-c", program, str(source), str(HOSTS * (CROWD + 1))]
+        done = subprocess.run(command, env=bench.environment(), check=True, capture_output=True, text=True)
+        note("inventory load", float(done.stdout.split()[-1]))
+        graph = [str(Path(sys.executable).with_name("ansible-inventory")), "-i", str(source), "--list"]
+        note(
+            "inventory list",
+            seconds(lambda: subprocess.run(graph, env=bench.environment(), check=True, capture_output=True)),
+        )
+
+
+PARTS: dict[str, Callable[[Bench, Note], None]] = {
+    "ten": lambda bench, note: many(bench, note, 1, TEN),
+    "hundred": lambda bench, note: many(bench, note, HOSTS_OF_HUNDRED, HUNDRED),
+    "info": read_all,
+    "inventory": inventory,
+}
+
+
+def table(found: dict[str, float]) -> str:
+    """Return the measurements with what they are to be."""
+    rows: list[tuple[str, str, str, str]] = []
+
+    def row(what: str, key: str, beside: str = "", goal: str = "") -> None:
+        if key in found:
+            rows.append((what, f"{found[key]:.2f} s", beside, goal))
+
+    def times(key: str, base: str) -> str:
+        return f"{found[key] / found[base]:.2f} x" if key in found and base in found else ""
+
+    row("ten machines, libvirt-python in four threads", "10 bare")
+    row("ten machines, the task", "10 task", times("10 task", "10 bare"), "<= 1.3 x")
+    row("ten machines, the whole playbook", "10 playbook", "", f"<= {1.3 * found.get('10 bare', 0) + 0.6:.2f} s")
+    row("the same again, unchanged: the whole playbook", "10 again", "", "<= 1 s")
+    row("... of which the task", "10 again task")
+    row("... in a process of its own instead", "10 again normal")
+    row("a hundred machines over five hosts, libvirt-python in four threads each", "100 bare")
+    row("a hundred machines over five hosts, the task", "100 task", times("100 task", "100 bare"), "<= 1.4 x")
+    row("a hundred machines over five hosts, the whole playbook", "100 playbook")
+    row("vm_info of 1,000 machines, the task", "info task", "", "<= 0.5 s")
+    row("... the module's own part", "info execute")
+    row("... the whole playbook", "info playbook")
+    row("inventory of 10 x 1,000 machines, cold, from the start of Python to loaded", "inventory load", "", "<= 3 s")
+    row("... ansible-inventory --list, 10,000 hosts written out", "inventory list")
+    lines = ["| what | time | beside | goal |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(each)} |" for each in rows)])
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=list(PARTS), action="append")
+    given = parser.parse_args()
+    parts = given.only or list(PARTS)
+    found: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
+        print(f"{name}: {value:.3f} s (load {os.getloadavg()[0]:.1f})", file=sys.stderr)
+
+    hosts = {"ten": 1, "hundred": HOSTS_OF_HUNDRED, "info": 1, "inventory": HOSTS}
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        lab = Lab(f"bench-{os.getpid()}", folder / "fleet")
+        lab.up(max(hosts[part] for part in parts))
+        try:
+            bench = Bench(lab, folder)
+            for _round in range(given.rounds):
+                for part in parts:
+                    PARTS[part](bench, note)
+        finally:
+            lab.down()
+    print(table({name: statistics.median(values) for name, values in found.items()}))
+
+
+if __name__ == "__main__":
+    main()

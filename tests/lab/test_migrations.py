@@ -1,0 +1,227 @@
+"""Machines move through the whole fleet: under load, aborted, a host or the worker dying; one copy runs each time."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import libvirt
+import pytest
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+
+from tests.lab.fleet import Fleet, wait_until
+from tests.lab.test_live_migration import ask
+from tests.lab.test_vm_module import answered
+
+pytestmark = pytest.mark.lab
+
+RUNNING = 1
+SLOW = "8MiB"
+"""A second: 128 MiB of memory take long enough to break something meanwhile."""
+EVERY_SECONDS = 0.1
+
+
+class Load:
+    """Asks a machine again and again, and counts what got no answer."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.asked = self.lost = 0
+
+    def __enter__(self) -> "Load":
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while not self._stop.wait(EVERY_SECONDS):
+            self.asked += 1
+            try:
+                ask(self._address, timeout=5)
+            except OSError:
+                self.lost += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def copies(fleet: Fleet, name: str) -> dict[str, int]:
+    """Return host → state of a machine, as libvirt says; hosts that are off are left out."""
+    found = {}
+    for host in fleet.lab.hosts():
+        with suppress(VirtfleetError):
+            domains = fleet.domains(host.name)
+            if name in domains:
+                found[host.name] = domains[name][1]
+    return found
+
+
+def is_on_its_way(fleet: Fleet, name: str, target: str) -> bool:
+    with (
+        opened_host(fleet.lab.host(target).uri, Deadline(10)) as connection,
+        suppress(libvirt.libvirtError),
+    ):
+        return bool(connection.lookupByName(name).isActive())
+    return False
+
+
+def begun(fleet: Fleet, vm: dict[str, Any], **more: Any) -> tuple[dict[str, Any], str]:
+    """Begin a slow migration and wait until it is under way; return its job and target."""
+    answer = fleet.post(f"/vms/{vm['id']}/migrate", {"bandwidth": SLOW, **more})
+    wait_until(lambda: is_on_its_way(fleet, vm["name"], answer["host"]), 120, "the migration to begin")
+    time.sleep(1)
+    return answer["job"], answer["host"]
+
+
+def test_a_machine_moves_under_load_keeps_its_address_and_the_row_follows(fleet: Fleet) -> None:
+    vm = fleet.create("web1", wait_for="agent")
+    with Load(vm["address"]) as load:
+        answer = fleet.post("/vms/web1/migrate", {"from": vm["host"]})
+        job = fleet.ended(answer["job"], 300)
+        time.sleep(1)
+    assert job["state"] == "succeeded", job["error"]
+    there = fleet.get("/vms/web1")
+    assert (there["host"], there["state"], there["address"]) == (answer["host"], "running", vm["address"])
+    assert there["host"] != vm["host"]
+    assert copies(fleet, "web1") == {there["host"]: RUNNING}
+    took = job["result"][vm["host"]]["vms"][0]["migration"]
+    print(f"{took}; {load.lost} of {load.asked} requests were lost")
+    assert load.asked > 10
+    assert load.lost <= 3
+    assert took["bytes"] > 2**20 and 0 < took["downtime"] < took["duration"]
+    told = [event["kind"] for event in fleet.get(f"/jobs/{job['id']}/events")["items"]]
+    assert told[-1] == "end"
+    wrong = fleet.http.post("/vms/web1/migrate", json={"from": vm["host"]})
+    assert (wrong.status_code, wrong.json()["host"]) == (409, there["host"])
+    same = fleet.http.post("/vms/web1/migrate", json={"host": there["host"]})
+    assert (same.status_code, same.json()["code"]) == (409, "conflict")
+    wait_until(lambda: fleet.get("/vms/web1")["observed_at"] > there["observed_at"], 60, "the observer to look")
+    assert fleet.get("/vms/web1")["host"] == there["host"]
+    replay = fleet.get(f"/jobs/{job['id']}/replay")
+    assert replay["playbook"] == "vm/migrate.yml"
+
+
+def test_the_cli_moves_a_machine_back_and_forth(fleet: Fleet) -> None:
+    vm = fleet.create("web1", host="host1", wait_for="none")
+    environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
+
+    def cli(*words: str, code: int = 0) -> str:
+        program = [sys.executable, "-c", "from virtfleet.cli.main import main; main()", *words]
+        done = subprocess.run(
+            program, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    said = cli("vm", "migrate", "web1", "--to", "host2", "--bandwidth", "16MiB")
+    assert "web1: host1 → host2 in" in said
+    assert "% of" in said, "how far it is"
+    assert "not on host 'host1'" in cli("vm", "migrate", "web1", "--from", "host1", code=4)
+    assert fleet.get("/vms/web1")["host"] == "host2"
+    assert copies(fleet, "web1") == {"host2": RUNNING}
+    said = cli("host", "evacuate", "host2")
+    assert "web1: host2 → " in said
+    assert fleet.get("/hosts/host2")["maintenance"]
+    moved = fleet.get("/vms/web1")
+    assert moved["host"] != "host2"
+    assert copies(fleet, "web1") == {moved["host"]: RUNNING}
+    assert fleet.http.post("/vms/web1/migrate", json={"host": "host2"}).status_code == 409
+    cli("host", "set", "host2", "--no-maintenance")
+    assert not fleet.get("/hosts/host2")["maintenance"]
+    assert vm["address"] == moved["address"]
+
+
+def test_an_evacuation_names_what_must_stay(fleet: Fleet) -> None:
+    fleet.create("web1", host="host1", wait_for="none")
+    for host in ("host2", "host3"):
+        fleet.http.patch(f"/hosts/{host}", json={"maintenance": True})
+    try:
+        answer = fleet.post("/hosts/host1/evacuate")
+        assert answer["job"] is None
+        assert answer["left"][0]["vm"] == "web1"
+        assert "maintenance" in answer["left"][0]["text"]
+        assert copies(fleet, "web1") == {"host1": RUNNING}
+    finally:
+        for host in ("host1", "host2", "host3"):
+            fleet.http.patch(f"/hosts/{host}", json={"maintenance": False})
+
+
+def test_room_on_the_target_is_kept_while_a_machine_is_on_its_way(fleet: Fleet) -> None:
+    vm = fleet.create("web1", host="host1", wait_for="none")
+    before = fleet.get("/hosts/host2")["memory"]["allocated_bytes"]
+    job, _target = begun(fleet, vm, host="host2")
+    assert fleet.get("/hosts/host2")["memory"]["allocated_bytes"] == before + vm["memory_bytes"]
+    again = fleet.http.post("/vms/web1/migrate", json={})
+    assert (again.status_code, again.json()["code"]) == (409, "not_ready")
+    assert fleet.ended(job, 300)["state"] == "succeeded"
+    wait_until(
+        lambda: fleet.get("/hosts/host2")["memory"]["allocated_bytes"] == before + vm["memory_bytes"], 60, "one share"
+    )
+    assert fleet.get("/vms/web1")["host"] == "host2"
+
+
+def test_one_that_takes_too_long_stays_where_it_is(fleet: Fleet) -> None:
+    vm = fleet.create("web1", wait_for="agent")
+    answer = fleet.post("/vms/web1/migrate", {"bandwidth": "1MiB", "timeout": 8})
+    job = fleet.ended(answer["job"], 120)
+    assert (job["state"], job["error"]["code"]) == ("failed", "timeout")
+    assert "stays on the source" in job["error"]["hint"]
+    assert copies(fleet, "web1") == {vm["host"]: RUNNING}
+    row = fleet.get("/vms/web1")
+    assert (row["host"], row["state"], row["error"]["code"]) == (vm["host"], "running", "timeout")
+    assert answered(vm["address"]) == "web1"
+
+
+def test_a_cancelled_migration_ends_at_once_and_the_machine_stays(fleet: Fleet) -> None:
+    vm = fleet.create("web1", wait_for="agent")
+    job, _target = begun(fleet, vm)
+    fleet.post(f"/jobs/{job['id']}/cancel")
+    assert fleet.ended(job)["state"] == "cancelled"
+    wait_until(lambda: copies(fleet, "web1") == {vm["host"]: RUNNING}, 60, "one copy, where it was")
+    assert fleet.get("/vms/web1")["host"] == vm["host"]
+    assert answered(vm["address"]) == "web1"
+
+
+def test_a_target_that_loses_power_in_mid_way_leaves_the_machine_where_it_was(fleet: Fleet) -> None:
+    vm = fleet.create("web1", wait_for="agent")
+    job, target = begun(fleet, vm)
+    fleet.lab.fault("power-off", target)
+    ended = fleet.ended(job, 240)
+    assert ended["state"] == "failed", ended
+    assert copies(fleet, "web1") == {vm["host"]: RUNNING}
+    assert answered(vm["address"]) == "web1"
+    fleet.lab.undo(target)
+    wait_until(lambda: fleet.get(f"/hosts/{target}")["state"] == "up", 90, "the target to be back")
+    assert copies(fleet, "web1") == {vm["host"]: RUNNING}
+    again = fleet.ended(fleet.post("/vms/web1/migrate", {"host": target})["job"], 240)
+    assert again["state"] == "succeeded", again["error"]
+    assert copies(fleet, "web1") == {target: RUNNING}
+
+
+def test_a_migration_whose_worker_was_killed_is_taken_up(fleet: Fleet) -> None:
+    vm = fleet.create("web1", wait_for="agent")
+    job, target = begun(fleet, vm)
+    os.kill(fleet.pid_of("worker"), signal.SIGKILL)
+    ended = fleet.ended(job, 240)
+    assert (ended["state"], ended["attempt"] > 1) == ("succeeded", True), ended
+    assert copies(fleet, "web1") == {target: RUNNING}
+    assert fleet.get("/vms/web1")["host"] == target
+    assert answered(vm["address"]) == "web1"
+
+
+def test_a_machine_deleted_while_it_moves_is_gone_from_both_hosts(fleet: Fleet) -> None:
+    vm = fleet.create("web1", wait_for="none")
+    job, _target = begun(fleet, vm)
+    deletion = fleet.http.delete("/vms/web1").json()["job"]
+    fleet.ended(job, 240)
+    assert fleet.ended(deletion, 240)["state"] == "succeeded"
+    assert copies(fleet, "web1") == {}
+    assert fleet.get("/vms")["items"] == []

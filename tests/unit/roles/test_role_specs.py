@@ -1,0 +1,59 @@
+"""What a role says about itself is what it does."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.checks import role_readmes
+from tests.checks import roles as scenarios
+
+ROLES = role_readmes.roles()
+
+
+def options(role: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load((role / "meta/argument_specs.yml").read_text())
+    return found["argument_specs"]["main"]["options"]
+
+
+def test_there_are_roles() -> None:
+    assert ROLES
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_defaults_are_those_of_the_argument_specs(role: Path) -> None:
+    named = {name: option["default"] for name, option in options(role).items() if "default" in option}
+    assert yaml.safe_load((role / "defaults/main.yml").read_text()) == named
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_an_option_carries_the_name_of_its_role(role: Path) -> None:
+    assert not [name for name in options(role) if not name.startswith(f"{role.name}_")]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_option_is_used(role: Path) -> None:
+    folders = ("tasks", "templates", "handlers", "vars", "defaults")
+    text = "".join(path.read_text() for each in folders for path in (role / each).rglob("*") if path.is_file())
+    unused = [name for name in options(role) if not re.search(rf"\b{name}\b(?!:)", text)]
+    assert not unused
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_readme_is_made_from_the_specs(role: Path) -> None:
+    assert (role / "README.md").read_text() == role_readmes.readme(role)
+
+
+def test_a_role_without_a_scenario_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tested/molecule/default").mkdir(parents=True)
+    (tmp_path / "tested/molecule/default/molecule.yml").touch()
+    for role in ("tested", "untested"):
+        (tmp_path / role / "meta").mkdir(parents=True)
+    assert scenarios.scenarios(tmp_path) == ["tested"]
+    assert scenarios.without_scenario(tmp_path) == ["untested"]
+
+
+def test_a_role_that_does_not_exist_is_an_error() -> None:
+    assert scenarios.main(["no_such_role"]) == 2
