@@ -17,8 +17,8 @@ import typer.main
 from typer.core import TyperGroup
 from virtfleet.cli.main import app
 
-from tests.processes.test_cli import Cli, cli, home
 from tests.hostile import CANARY, TEXTS
+from tests.processes.test_cli import Cli, cli, home
 
 __all__ = ["cli", "home"]
 
