@@ -1,7 +1,9 @@
 """Module vm and machines that are there, on real hosts: hot-plugged, ballooned, throttled, redefined, renamed."""
 
 import json
+import signal
 import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -21,7 +23,7 @@ from lxml import etree  # type: ignore[import-untyped]
 from virtfleet.lab import Lab
 
 from tests.lab.every_step import WHEN, failing
-from tests.lab.test_storage_modules import call
+from tests.lab.test_storage_modules import ROOT, call
 from tests.lab.test_vm_module import UUID, host, image, machine, state
 
 __all__ = ["host", "image"]  # the fixtures of that file
@@ -243,6 +245,29 @@ def test_an_error_at_any_step_of_a_change_leaves_the_machine_as_it_was(host: str
             assert failed.value.values["vm"]["failed"]
             assert now() == before
         agreed(host, name="vm-test", **options)
+
+
+STEPS: list[tuple[str, dict[str, Any], int]] = [
+    ("vm", {"metadata": {"owner": "x"}, "io": {"iops": 99}, "autostart": True, "video": "vga"}, 4),
+    ("vm_disk", {"serial": "new", "volume": "vm-test-new", "size": "16MiB"}, 3),
+    ("vm_nic", {"mac": "52:54:00:aa:bb:02", "bridge": "vmbr0"}, 2),
+]
+
+
+@pytest.mark.parametrize(("module", "options", "steps"), STEPS, ids=["vm", "vm_disk", "vm_nic"])
+def test_a_run_killed_at_any_step_of_a_change_is_finished_by_the_next(
+    host: str, image: str, module: str, options: dict[str, Any], steps: int
+) -> None:
+    for number in range(1, steps + 1):
+        call("vm", host, **machine(image))
+        command = [sys.executable, "-m", "tests.lab.every_step", module, host]
+        words = [json.dumps({"name": "vm-test", **options}), str(number), "after"]
+        done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        call(module, host, name="vm-test", **options)
+        assert not call(module, host, name="vm-test", **options).changed
+        call("vm", host, name="vm-test", state="absent", delete_made_volumes=True)
+        call("volume", host, name="vm-test-new", pool="default", state="absent")
 
 
 def test_firmware_variables_and_saved_state_go_with_their_machine(lab: Lab, host: str, image: str) -> None:

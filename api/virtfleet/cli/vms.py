@@ -48,6 +48,8 @@ Policy = Annotated[str | None, typer.Option(help="The placement policy, such as 
 COLUMNS = plain("id", "name", "state", "host", "address", "vcpus", "memory", "disk", "image")
 LINES = [
     *plain("id", "number", "name", "state", "host", "zone", "address", "mac", "vcpus", "memory", "disk", "pool"),
+    *plain("max_vcpus", "max_memory", "autostart"),
+    ("IO", lambda item: ", ".join(f"{name} {limit}" for name, limit in item["io"].items()) or None),
     *plain("flavor", "image", "policy", "owner", "project", "created_at", "observed_at", "job"),
     ("PLACED", lambda item: item["explanation"].get("text")),
     ("ERROR", lambda item: (item["error"] or {}).get("message")),
