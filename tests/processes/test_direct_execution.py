@@ -165,7 +165,9 @@ def play(tmp_path: Path) -> Iterator[Play]:
 
 
 def probe(**options: Any) -> dict[str, Any]:
-    keywords = {name: options.pop(name) for name in ("loop", "check_mode", "diff", "no_log") if name in options}
+    keywords: dict[str, Any] = {
+        name: options.pop(name) for name in ("loop", "check_mode", "diff", "no_log") if name in options
+    }
     return {"virtfleet.trial.probe": options, "ignore_errors": True, **keywords}
 
 
@@ -219,11 +221,11 @@ def test_a_defect_of_a_module_fails_the_task_without_telling_its_secrets(play: P
     assert SECRET not in run.output.replace(f"-e word={SECRET}", "")
 
 
-READS = [
+READS: list[dict[str, Any]] = [
     {"virtfleet.core.host_info": {"uri": URI}},
     {"virtfleet.core.vm_info": {"uri": URI, "vms": [{"name": "test"}, {"name": "none"}], "addresses": True}},
 ]
-CHANGES = [
+CHANGES: list[dict[str, Any]] = [
     {"virtfleet.core.pool": {"uri": URI, "name": "p", "path": "/var/lib/libvirt/p"}},
     {"virtfleet.core.network": {"uri": URI, "name": "n", "mode": "bridge", "bridge": "br0"}},
     {"virtfleet.core.volume": {"uri": URI, "name": "v", "pool": "default-pool", "size": "1GiB"}},
