@@ -71,6 +71,7 @@ KINDS: dict[str, Kind] = {
         Kind("vm.resume", "vm/resume.yml"),
         # A program that may have run is not run again.
         Kind("vm.exec", "vm/exec.yml", max_attempts=1),
+        Kind("vm.guest", "vm/guest.yml", timeout=180.0),
         Kind("vm.guest_info", "vm/guest_info.yml", timeout=120.0),
         Kind("vm.resize", "vm/resize.yml"),
         Kind("vm.disk", "vm/disk.yml"),
