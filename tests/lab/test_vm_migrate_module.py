@@ -196,17 +196,17 @@ def test_storage_that_is_not_shared_after_all_is_found_out_and_nothing_happens(h
     assert hosts.states() == {"host1": "running"}
 
 
-def test_shared_storage_that_nobody_asserts_is_never_copied_over_itself(hosts: Hosts) -> None:
-    hosts.make("shared", state="paused")
-    with opened_host(hosts.uri["host1"], Deadline(10)) as connection:
-        before = connection.storagePoolLookupByName("shared").storageVolLookupByName(ROOT_VOLUME).info()
-    with pytest.raises(VirtfleetError):
+@pytest.mark.parametrize("state", ["paused", "present"])
+def test_shared_storage_that_nobody_asserts_is_never_copied_over_itself(hosts: Hosts, state: str) -> None:
+    hosts.make("shared", state=state)
+    before = hosts.volumes("host1", "shared")
+    assert hosts.volumes("host2", "shared") == before, "the target has looked: it knows the volumes"
+    with pytest.raises(VirtfleetError) as refusal:
         hosts.move()
-    with opened_host(hosts.uri["host1"], Deadline(10)) as connection:
-        pool = connection.storagePoolLookupByName("shared")
-        pool.refresh(0)
-        assert pool.storageVolLookupByName(ROOT_VOLUME).info()[1] == before[1]
-    assert hosts.states() == {"host1": "paused"}
+    assert "the same storage on both hosts" in str(refusal.value)
+    assert refusal.value.values["on"] == "source"
+    assert hosts.volumes("host1", "shared") == before
+    assert hosts.states() == {"host1": "paused" if state == "paused" else "stopped"}
 
 
 @pytest.mark.parametrize(
