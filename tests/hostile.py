@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 CANARY = Path(f"/tmp/virtfleet-canary-{os.getpid()}")
 
@@ -41,7 +42,7 @@ def _texts() -> dict[str, str]:
 
 TEXTS = _texts()
 """Name → text."""
-LISTED = [
+LISTED: list[Any] = [
     *({}, [], [[]], {"a": {}}, None, True, -1, 0, 1.5, 2**31, 2**63, 2**64, 10**400, float("1e308")),
     *([None], [1], {"$secret": "sec_1"}, {"$attempt": True}, [{"$secret": "sec_1"}]),
 ]

@@ -6,6 +6,8 @@ Needs root. Every way makes the same machines on the same host: overlay, seed, d
 rounds.
 """
 
+import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -149,35 +151,27 @@ def measure(lab: Lab, folder: Path, rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def table(found: dict[str, float]) -> str:
-    """Return the measurements with what they are to be."""
+def table(found: dict[str, float], rounds: int) -> str:
+    """Return the measurements with what they are to be, as Markdown."""
+    debug, bare_ten_seconds = found["debug playbook"], found["bare ten"]
     added = found["rest one whole"] - found["bare one"]
     rows = [
         ("one machine, bare libvirt calls", found["bare one"], "", ""),
         ("one machine, accepted to running through REST", found["rest one whole"], "", ""),
-        (
-            "what virtfleet adds",
-            added,
-            f"{added / found['debug playbook']:.2f} x a debug playbook",
-            "<= 1.5 s, <= 3.5 x",
-        ),
-        ("one ansible-playbook with a debug task", found["debug playbook"], "", ""),
+        ("**what virtfleet adds**", added, f"{added / debug:.2f} x a debug playbook", "≤ 1.5 s, ≤ 3.5 x"),
+        ("one `ansible-playbook` with a debug task", debug, "", ""),
         ("accepted to first task", found["rest one first task"], "", ""),
-        ("ten machines, libvirt-python in four threads", found["bare ten"], "", ""),
-        (
-            "ten machines, the task alone",
-            found["rest ten task"],
-            f"{found['rest ten task'] / found['bare ten']:.2f} x bare",
-            "",
-        ),
-        (
-            "ten machines, the whole playbook",
-            found["rest ten playbook"],
-            f"{found['rest ten playbook'] / found['bare ten']:.2f} x bare",
-            "",
+        ("ten machines, libvirt-python in four threads", bare_ten_seconds, "", ""),
+        *(
+            (f"ten machines, {what}", found[key], f"{found[key] / bare_ten_seconds:.2f} x bare", "")
+            for what, key in (("the task alone", "rest ten task"), ("the whole playbook", "rest ten playbook"))
         ),
     ]
-    return "\n".join(f"{what:<48} {value:6.2f} s  {ratio:<26} {goal}".rstrip() for what, value, ratio, goal in rows)
+    lines = [f"| {what} | {value:.2f} s | {ratio} | {goal} |" for what, value, ratio, goal in rows]
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    where = f"{os.cpu_count()} processors, load {load}, Python {platform.python_version()}"
+    head = f"{date.today()}, {where}, medians of {rounds} rounds\n\n| what | time | ratio | goal |\n|---|---|---|---|\n"
+    return head + "\n".join(lines)
 
 
 def main() -> None:
@@ -187,7 +181,7 @@ def main() -> None:
         lab = Lab("bench", Path(name) / "lab-home", say=lambda line: print(line, file=sys.stderr))
         try:
             lab.up(1)
-            print(table(measure(lab, Path(name), rounds)))
+            print(table(measure(lab, Path(name), rounds), rounds))
         finally:
             lab.down()
 

@@ -18,7 +18,8 @@ HEARTBEAT_SECONDS = 30.0
 class Check:
     """A command that ends with 0 when all is well.
 
-    Quick ones need no lab and no processes of a fleet, and are part of `--quick`. Cheap ones, a single process of a few seconds, run two at a time.
+    Quick ones need no lab and no processes of a fleet, and are part of `--quick`. Cheap ones, a single process of a
+    few seconds, run two at a time.
     `needs` is a path without which there is nothing to check yet.
     """
 

@@ -18,7 +18,8 @@ from tests.lab.test_storage_modules import call
 
 CHANGING = re.compile(
     r"vir(StorageVol(CreateXML(From)?|Upload|Delete|Resize)|Stream(Send|SendAll|Finish)"
-    r"|Domain(DefineXML|CreateWithFlags|Resume|Destroy|Undefine(Flags)?))"
+    r"|Domain(DefineXML(Flags)?|CreateWithFlags|Resume|Destroy|Undefine(Flags)?|(At|De)tachDeviceFlags|UpdateDeviceFlags"
+    r"|Set(VcpusFlags|MemoryFlags|Metadata|BlockIoTune|Autostart)|BlockResize|Rename))"
 )
 WHEN = ("before", "after")
 

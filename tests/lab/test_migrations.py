@@ -1,4 +1,4 @@
-"""Moving machines through the whole fleet: under load, aborted, with a host or the worker dying; one copy runs each time."""
+"""Machines move through the whole fleet: under load, aborted, a host or the worker dying; one copy runs each time."""
 
 import os
 import signal

@@ -12,8 +12,9 @@ from ansible_collections.virtfleet.core.plugins.module_utils.connection import o
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
+from tests.lab.every_step import WHEN, failing
 from tests.lab.test_storage_modules import call
-from tests.lab.test_vm_module import MAC, UUID, host, image, machine
+from tests.lab.test_vm_module import MAC, UUID, host, image, machine, things
 
 __all__ = ["host", "image"]  # the fixtures of that file
 
@@ -88,6 +89,33 @@ def test_a_volume_is_attached_on_each_bus_and_detached_and_stays(host: str, imag
     assert gone["disk"] is None
     with opened_host(host, Deadline(10)) as connection:
         assert connection.storagePoolLookupByName("default").storageVolLookupByName(volume).info()[1] == 16 * MIB
+
+
+@pytest.mark.parametrize("state", ["present", "paused"])
+def test_a_volume_that_is_not_there_is_made_and_goes_again_when_it_cannot_be_attached(
+    host: str, image: str, state: str
+) -> None:
+    call("vm", host, **machine(image, state=state))
+    options: dict[str, Any] = {"name": "vm-test", "serial": "data", "volume": "vm-test-new", "size": "16MiB"}
+    done = agreed("vm_disk", host, **options)
+    assert [entry["what"] for entry in done["plan"]] == ["volume", "attached"]
+    assert done["disk"]["size_bytes"] == 16 * MIB
+    with opened_host(host, Deadline(10)) as connection:
+        before = things(connection)
+        taken: dict[str, Any] = {
+            "name": "vm-test",
+            "serial": "more",
+            "volume": "vm-test-more",
+            "size": "16MiB",
+            "bus": "scsi",
+        }
+        steps = 5 if state == "paused" else 3  # the volume, then the controller and the disk in each document
+        for number in range(1, steps + 1):
+            for when in WHEN:
+                with pytest.raises(VirtfleetError), failing(number, when):
+                    call("vm_disk", host, **taken)
+                assert things(connection) == before
+                assert "vm-test-more" not in connection.lookupByName("vm-test").XMLDesc(0)
 
 
 def test_what_takes_a_reboot_is_told_and_waits_for_it(host: str, image: str) -> None:

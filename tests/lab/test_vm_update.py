@@ -11,10 +11,12 @@ import libvirt
 import libvirt_qemu  # type: ignore[import-untyped]
 import pytest
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import settings
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
 
+from tests.lab.every_step import WHEN, failing
 from tests.lab.test_storage_modules import call
 from tests.lab.test_vm_module import UUID, host, image, machine, state
 
@@ -163,6 +165,30 @@ def test_a_definition_that_does_not_start_is_put_back(host: str, image: str) -> 
         assert "put back" in str(failed.value)
         assert domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == before
         assert state(host) == "paused"
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_an_error_at_any_step_of_a_change_leaves_the_machine_as_it_was(host: str, image: str, when: str) -> None:
+    call("vm", host, **machine(image, max_vcpus=2))
+    options: dict[str, Any] = {"vcpus": 2, "io": {"iops": 99}, "metadata": {"owner": "x"}, "autostart": True}
+    with opened_host(host, Deadline(10)) as connection:
+        domain = connection.lookupByName("vm-test")
+
+        def now() -> tuple[Any, ...]:
+            found = [
+                settings.read(ET.fromstring(domain.XMLDesc(flag))) for flag in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)
+            ]
+            for each in found:
+                each.pop("vcpus")  # one that was plugged in stays until the power is cycled
+            return (*found, domain.autostart())
+
+        before = now()
+        for number in range(1, 6):
+            with pytest.raises(VirtfleetError) as failed, failing(number, when):
+                call("vm", host, name="vm-test", **options)
+            assert failed.value.values["vm"]["failed"]
+            assert now() == before
+        agreed(host, name="vm-test", **options)
 
 
 def test_firmware_variables_and_saved_state_go_with_their_machine(lab: Lab, host: str, image: str) -> None:

@@ -14,7 +14,7 @@ from virtfleet import processes
 
 from tests.lab.fleet import free_port, pid_of, wait_until
 
-BOUND = 60.0
+BOUND = 180.0
 """Seconds; only tells what comes late on a busy machine from what never comes."""
 
 
@@ -61,7 +61,8 @@ class Home:
 def home(tmp_path: Path) -> Iterator[Home]:
     made = Home(tmp_path / "home")
     yield made
-    made.run("down")
+    if made.processes():
+        made.run("down")
     assert made.processes() == {}
 
 
@@ -126,11 +127,15 @@ def test_the_processes_end_when_their_watcher_is_killed(home: Home) -> None:
 
 
 def test_a_start_that_is_interrupted_leaves_nothing_running(home: Home) -> None:
-    starting = subprocess.Popen(home.command("serve", "--listen", home.listen), env=home.environment())
-    wait_until(lambda: "processes" in home.processes(), BOUND, "the watcher")
-    starting.send_signal(signal.SIGINT)
-    starting.wait(BOUND)
-    assert starting.returncode != 0
+    for _ in range(10):
+        starting = subprocess.Popen(home.command("serve", "--listen", home.listen), env=home.environment())
+        wait_until(lambda: "processes" in home.processes(), BOUND, "the watcher")
+        starting.send_signal(signal.SIGINT)
+        if starting.wait(BOUND) != 0:
+            break
+        home.run("down")  # it was up before it could be interrupted
+    else:
+        pytest.fail("no start could be interrupted")
     assert home.processes() == {}
 
 
@@ -176,8 +181,13 @@ def test_s1s_files_are_refused_by_a_fleet_that_runs_without_its_routes(home: Hom
 
 
 @pytest.mark.parametrize("wrong", ["nowhere", "127.0.0.1:0", "127.0.0.1:65536", "::1:8080", "a b:80", "127.0.0.1:x"])
-def test_an_address_that_is_none_is_refused(home: Home, wrong: str) -> None:
-    told = home.run("serve", "--listen", wrong)
+def test_an_address_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(processes.ProcessError, match="HOST:PORT"):
+        processes.address(wrong)
+
+
+def test_nothing_is_started_on_an_address_that_is_none(home: Home) -> None:
+    told = home.run("serve", "--listen", "nowhere")
     assert told.returncode == 1
     assert "HOST:PORT" in told.stderr
 

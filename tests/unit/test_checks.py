@@ -15,9 +15,22 @@ def run_pytest(folder: Path, **texts: str) -> subprocess.CompletedProcess[str]:
     """Run the tests in these files; no plugin but our own is loaded, as they take longer than the run."""
     for name, text in texts.items():
         (folder / f"test_{name}.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.checks.skips", "-q", "-c", "/dev/null", "--rootdir", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.checks.skips",
+        "-q",
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        str(folder),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return subprocess.run([*command, folder], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*command, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_a_skip_that_is_not_listed_fails_the_run(tmp_path: Path) -> None:

@@ -107,9 +107,13 @@ class Api:
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         check_url(url)
         check_token(token)
+        # Without TLS there is nothing to verify, and reading all certificates takes longer than most answers.
+        verify = url.lower().startswith("https:")
         try:
             # Proxies are for the outside: a fleet is inside.
-            self._http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=timeout, trust_env=False)
+            self._http = httpx.Client(
+                base_url=f"{url}/api/v1", headers=headers, timeout=timeout, trust_env=False, verify=verify
+            )
         except httpx.InvalidURL as error:
             raise CliError(f"The URL {url!r} cannot be used: {error}.", USAGE) from error
 
@@ -165,7 +169,12 @@ class Api:
 
     def _ask(self, method: str, path: str, **more: Any) -> Any:
         with self._told():
-            response = self._http.request(method, path, **more)
+            try:
+                response = self._http.request(method, path, **more)
+            except UnicodeEncodeError:
+                raise
+            except ValueError as error:
+                raise CliError("A number among these cannot be sent: it has no end, or is none.", USAGE) from error
         if not response.is_success:
             raise problem(response)
         try:
@@ -225,6 +234,10 @@ def reported() -> Iterator[None]:
         raise typer.Exit(error.code) from error
     except settings.SettingsError as error:
         print(error, file=sys.stderr)
+        raise typer.Exit(USAGE) from error
+    except UnicodeEncodeError as error:
+        # Bytes of a command line that are no text stay as they are, and cannot be sent.
+        print("A word of this command line is not UTF-8 text. Type it again.", file=sys.stderr)
         raise typer.Exit(USAGE) from error
 
 

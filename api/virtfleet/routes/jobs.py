@@ -22,8 +22,11 @@ from virtfleet.services.auth import Principal
 from virtfleet.services.paging import page
 
 blueprint = APIBlueprint("jobs", __name__, tag="jobs")
-LOOK_SECONDS = 0.15
-"""How often a stream looks for new events."""
+LOOK_SECONDS = 0.05
+"""How often a stream looks for new events, while there are some."""
+SLOW_LOOK_SECONDS = 0.25
+"""The same when nothing has happened for QUIET_SECONDS."""
+QUIET_SECONDS = 3.0
 SIGN_OF_LIFE_SECONDS = 10.0
 _streams = threading.Semaphore(max(1, settings.load().api_threads - 4))
 """A stream holds a thread: some threads are kept for other requests."""
@@ -118,7 +121,7 @@ def _lines(job_id: str, after: int) -> Iterator[str]:
         if time.monotonic() - spoken > SIGN_OF_LIFE_SECONDS:
             yield ": still here\n\n"
             spoken = time.monotonic()
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS if time.monotonic() - spoken < QUIET_SECONDS else SLOW_LOOK_SECONDS)
 
 
 def _line(kind: str, seq: int, data: object) -> str:

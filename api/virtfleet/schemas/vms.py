@@ -2,8 +2,8 @@
 
 from typing import Any, Literal
 
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.settings import io_limits
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_settings import io_limits
 from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
 from pydantic import Field, model_validator
 

@@ -70,7 +70,7 @@ def _plan(
             "memory_bytes": vm.memory_bytes,
             "disks": [{"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}],
             "zone": vm.zone.name,
-            "movable": vm.id not in reasons,
+            "stays": reasons.get(vm.id),
         }
         for vm in rows
         if vm.host_id == host.id

@@ -1,14 +1,17 @@
-"""The table of placement: what each kind of work takes, against the goals and against Ganeti's programs.
+"""The table of placement: what each kind of work takes, against the goals and beside Ganeti's programs.
 
-    .venv/bin/python tests/bench/placement/table.py [--only WORD] [--peers] [--datasets FOLDER]
+    .venv/bin/python tests/bench/placement/table.py [--only WORD] [--peers none|small|all] [--datasets FOLDER]
 
-Reads the data sets from ../shared/datasets beside the checkout (or FOLDER) and skips, saying so, what is not there.
-`--peers` runs Ganeti's hbal on the same files side by side; it comes with Debian's package ganeti-htools
-(`apt-get install ganeti-htools`). Times are CPU seconds of this process; numpy is used where this Python has it.
+Reads the data sets from FOLDER, else from where VIRTFLEET_DATASETS says, else from `shared/datasets` beside the
+checkout or a folder above it; skips, saying so, what is not there. Ganeti's hbal and hspace run on the same files where
+they are installed: they come with Debian's package ganeti-htools (`apt-get install ganeti-htools`). `small` (the
+default) runs them on the 40-host files, `all` on the large ones too; each gets `--peer-seconds` of CPU time.
+Times are CPU seconds; numpy is used where this Python has it: the library needs none, so any Python may run this file.
 The exit status is 1 when a goal is missed that is not listed in SHORT, with the reason, below.
 """
 
 import argparse
+import os
 import random
 import re
 import resource
@@ -17,8 +20,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 # Alone, this file needs nothing but the collection; so it can be run by a Python that has numpy, too.
@@ -51,7 +55,10 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.traces im
 GIB = 2**30
 MIB = 2**20
 LOAD_STEP_SECONDS = 300.0
-PEER_SECONDS = 120
+PEER_SECONDS = 60
+SPEC_MIB = 2048
+SPEC = {"name": "small", "vcpus": 1, "memory_bytes": SPEC_MIB * MIB}
+"""The machine of which the programs count how many more fit."""
 
 SHORT = {
     "nn_ext_40: GiB": "1.6 % over; with the same 58 moves, random exchanges for seconds found 1,008 GiB at best",
@@ -64,12 +71,13 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table. `ok` is None for a line without a goal."""
+    """One line of the table. `ok` is None for a line without a goal, `peer` what Ganeti's program came to."""
 
     name: str
     goal: str
     ours: str
     ok: bool | None
+    peer: str = ""
 
 
 def cpu() -> float:
@@ -111,7 +119,7 @@ def fitting(folder: Path) -> Iterator[Result]:
     for name in ("nn_ext_40", "empty_ext_40"):
         state = htools(folder, name)
         start = cpu()
-        answer = capacity(state, [{"name": "small", "vcpus": 1, "memory_bytes": 2 * GIB}])["flavors"][0]
+        answer = capacity(state, [SPEC])["flavors"][0]
         took = cpu() - start
         text = f"{answer['fits']}, {answer['fits_n_plus_one']} with N+1 in {took:.2f} s"
         yield Result(f"{name}: how many fit", "≤ 1 s", text, took <= 1.0)
@@ -167,7 +175,35 @@ def openb(folder: Path) -> Iterator[Result]:
     answer = replay(hosts, arrivals, "densest", at_once=True)
     took = cpu() - start
     used = answer["hosts_used"]
-    yield Result("openb: hosts", "≤ 433", f"{used} in {took:.2f} s", not answer["rejected"] and used <= 433)
+    yield Result("openb: hosts", "≤ 433, 431", f"{used} in {took:.2f} s", not answer["rejected"] and used <= 433)
+
+
+def rules_broken(state: dict[str, Any]) -> int:
+    """Count the rules that do not hold and the NUMA nodes that were promised twice, anew from the plain state."""
+    rack = {host["name"]: host["rack"] or host["name"] for host in state["hosts"]}
+    rule = {group["name"]: group["rule"] for group in state["groups"]}
+    members: dict[str, list[dict[str, Any]]] = {}
+    taken: dict[tuple[str, int], list[int]] = {}
+    for vm in state["vms"]:
+        for group in vm["groups"]:
+            members.setdefault(group, []).append(vm)
+        for node in vm["numa"]:
+            at = taken.setdefault((vm["host"], node), [0, 0])
+            at[0] += vm["vcpus"] / len(vm["numa"])
+            at[1] += vm["memory_bytes"] / len(vm["numa"])
+    broken = 0
+    for group, vms in members.items():
+        places = [(vm["host"] if rule[group] == "anti-affinity" else rack[vm["host"]], vm["domain"]) for vm in vms]
+        only = {place for place, _domain in places}
+        if rule[group] == "affinity":
+            broken += len(only) > 1
+        elif rule[group] == "anti-affinity":
+            broken += len(only) < len(vms)
+        else:
+            broken += len(only) < len(set(places))
+    nodes = {(host["name"], number): node for host in state["hosts"] for number, node in enumerate(host["numa"])}
+    full = ((nodes[at]["vcpus_total"], nodes[at]["memory_total_bytes"], *amount) for at, amount in taken.items())
+    return broken + sum(1 for vcpus, memory, v, m in full if v > vcpus or m > memory)
 
 
 def huawei(folder: Path) -> Iterator[Result]:
@@ -179,8 +215,9 @@ def huawei(folder: Path) -> Iterator[Result]:
         start = cpu()
         answer = replay(state, arrivals, "bin_packing")
         took = cpu() - start
-        left = len(answer["rejected"])
-        yield Result(f"huawei {name}: rejected", "0", f"{left} of {len(arrivals)} in {took:.1f} s", left == 0)
+        left, broken = len(answer["rejected"]), rules_broken(answer["fullest"])
+        text = f"{left} of {len(arrivals)}, {broken} rules broken, {took:.1f} s"
+        yield Result(f"huawei {name}: rejected", "0, 0 rules broken", text, left == broken == 0)
 
 
 def planetlab(folder: Path) -> Iterator[Result]:
@@ -222,50 +259,110 @@ WORK: list[tuple[str, str, Callable[[Path], Iterator[Result]]]] = [
 ]
 
 
-def peer(folder: Path, name: str) -> str:
-    """Run hbal on a cluster; return its line."""
-    if shutil.which("hbal") is None:
-        return f"{name}: hbal is not installed (apt-get install ganeti-htools)"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    command = ["hbal", "-t", str(folder / "htools/synthetic" / f"{name}.data"), "--ignore-dynu", "-p"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PEER_SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"{name}: hbal has no answer after {PEER_SECONDS} s"
-    took = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-    scores = re.findall(r"(?:score|from|to)[: ]+([0-9]+\.[0-9]+)", answer.stdout)
-    moves = re.search(r"Solution length=(\d+)", answer.stdout)
-    return (
-        f"{name}: hbal {scores[0] if scores else '?'} → {scores[-1] if scores else '?'}, "
-        f"{moves[1] if moves else '?'} moves, {took:.1f} s of CPU"
-    )
+BALANCED = ("nn_ext_40", "sk_ext_40", "nn_ext_100", "nn_ext_400")
+SMALL = ("nn_ext_40", "sk_ext_40", "empty_ext_40")
+
+
+def datasets() -> Path:
+    """Return where the data sets are, if they are anywhere."""
+    named = os.environ.get("VIRTFLEET_DATASETS")
+    if named:
+        return Path(named)
+    beside = [folder / "shared/datasets" for folder in ROOT.parents]
+    return next((folder for folder in beside if folder.is_dir()), beside[0])
+
+
+def run(program: str, file: Path, seconds: int, *words: str) -> tuple[str, float] | str:
+    """Run one of Ganeti's programs; return what it printed and its CPU seconds, or why there is nothing."""
+    if shutil.which(program) is None:
+        return f"{program} is not installed"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = ["prlimit", f"--cpu={seconds}", program, "-t", str(file), *words]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    after_ = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if answer.returncode < 0:
+        return f"{program}: no answer in {seconds} s"
+    return answer.stdout, after_.ru_utime + after_.ru_stime - before.ru_utime - before.ru_stime
+
+
+def hbal(folder: Path, name: str, seconds: int) -> dict[str, str]:
+    """Balance a cluster by hbal; return what it came to, by the lines of the table."""
+    file = folder / "htools/synthetic" / f"{name}.data"
+    told = run("hbal", file, seconds, "--ignore-dynu", "-p")
+    if isinstance(told, str):
+        return {f"{name}: score": told}
+    text, took = told
+    memory = {row.split("|")[0]: int(row.split("|")[1]) for row in file.read_text().split("\n\n")[2].splitlines()}
+    moves = re.findall(r"^\s*\d+\. (\S+) \S+ +=> \S+", text, flags=re.M)
+    score = re.search(r"improved from ([0-9.]+) to ([0-9.]+)", text)
+    return {
+        f"{name}: score": f"{float(score[1]):.3f} → {float(score[2]):.4f}" if score else "it found nothing to do",
+        f"{name}: moves": str(len(moves)),
+        f"{name}: GiB": f"{sum(memory[vm] for vm in moves) / 1024:,.0f}",
+        f"{name}: CPU s": f"{took:.1f}",
+    }
+
+
+def hspace(folder: Path, name: str, seconds: int) -> dict[str, str]:
+    """Count how many machines fit by hspace; return what it came to, by the line of the table."""
+    size = f"1024,{SPEC_MIB},{SPEC['vcpus']}"
+    file = folder / "htools/synthetic" / f"{name}.data"
+    told = run("hspace", file, seconds, f"--standard-alloc={size}", "--disk-template=ext", "--machine-readable")
+    if isinstance(told, str):
+        return {f"{name}: how many fit": told}
+    found = re.search(r"^HTS_ALLOC_INSTANCES=(\d+)$", told[0], flags=re.M)
+    return {f"{name}: how many fit": f"{found[1] if found else '?'} with N+1 in {told[1]:.1f} s"}
+
+
+def peers(which: str, folder: Path, name: str, seconds: int) -> dict[str, str]:
+    """Return what Ganeti's programs come to on the files of one kind of work."""
+    if which == "none" or not (folder / "htools").is_dir():
+        return {}
+    if name in BALANCED and (which == "all" or name in SMALL):
+        return hbal(folder, name, seconds)
+    if name == "capacity":
+        files = ("nn_ext_40", "empty_ext_40")
+        return {line: text for file in files for line, text in hspace(folder, file, seconds).items()}
+    return {}
+
+
+def written(result: Result, *, markdown: bool) -> str:
+    """Return a line of the table."""
+    word = "" if result.ok is None else "yes" if result.ok else "NO"
+    if markdown:
+        ours = f"**{result.ours}**" if result.ok is False else result.ours
+        return f"| {result.name} | {result.goal} | {ours} | {result.peer} |"
+    return f"{result.name:<26} {result.goal:<16} {result.ours:<48} {word:<8} {result.peer}".rstrip()
 
 
 def main() -> int:
     """Print the table; return the exit status."""
     parser = argparse.ArgumentParser(description="The table of placement.")
     parser.add_argument("--only", default="", help="only work whose name has this word")
-    parser.add_argument("--peers", action="store_true", help="run hbal on the 40-host files, side by side")
-    parser.add_argument("--datasets", type=Path, default=ROOT.parent / "shared/datasets")
+    parser.add_argument(
+        "--peers", choices=("none", "small", "all"), default="small", help="where Ganeti's programs run"
+    )
+    parser.add_argument("--peer-seconds", type=int, default=PEER_SECONDS, help="CPU seconds that each of them gets")
+    parser.add_argument("--datasets", type=Path, default=datasets())
+    parser.add_argument("--markdown", action="store_true", help="write the table as docs/placement.md has it")
     options = parser.parse_args()
     missed = []
-    print(f"{'work':<26} {'goal':<16} {'ours':<52} reached")
+    head = Result("work", "goal", "ours", None, "Ganeti")
+    print(written(head, markdown=options.markdown) + ("\n|---|---|---|---|" if options.markdown else ""))
     for name, needs, work in WORK:
         if options.only not in name:
             continue
         if needs and not (options.datasets / needs).is_dir():
             print(f"{name:<26} skipped: there is no {options.datasets / needs}")
             continue
+        beside: dict[str, Any] = peers(options.peers, options.datasets, name, options.peer_seconds)
         for result in work(options.datasets):
-            word = "" if result.ok is None else "yes" if result.ok else "NO"
-            print(f"{result.name:<26} {result.goal:<16} {result.ours:<52} {word}", flush=True)
+            shown = replace(result, peer=beside.get(result.name, ""))
+            print(written(shown, markdown=options.markdown), flush=True)
             if result.ok is False:
                 missed.append(result.name)
-                print(f"{'':<26} {SHORT.get(result.name, 'not expected')}")
-    if options.peers:
-        for name in ("nn_ext_40", "sk_ext_40"):
-            if (options.datasets / "htools").is_dir():
-                print(peer(options.datasets, name), flush=True)
+    for name in missed:
+        print(f"\n{name}: {SHORT.get(name, 'not expected to be missed')}")
     return 1 if any(name not in SHORT for name in missed) else 0
 
 

@@ -19,7 +19,7 @@ def _table() -> ModuleType:
 
 
 TABLE = _table()
-DATASETS = TABLE.ROOT.parent / "shared/datasets"
+DATASETS = TABLE.datasets()
 TIMED = ("CPU s", "how many fit", "place plain", "place numpy")
 
 
@@ -27,6 +27,6 @@ TIMED = ("CPU s", "how many fit", "place plain", "place numpy")
 def test_goals(name: str) -> None:
     needs, work = next((needs, work) for each, needs, work in TABLE.WORK if each == name)
     if needs and not (DATASETS / needs).is_dir():
-        pytest.skip(f"there is no {needs} in ../shared/datasets")
+        pytest.skip(f"there is no {DATASETS / needs}: VIRTFLEET_DATASETS says where the data sets are")
     missed = [result for result in work(DATASETS) if result.ok is False and not result.name.endswith(TIMED)]
     assert [result for result in missed if result.name not in TABLE.SHORT] == []

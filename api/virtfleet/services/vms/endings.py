@@ -12,7 +12,7 @@ from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, creation, resizing
+from virtfleet.services.vms import actions, creation, disks, nics, resizing
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -181,6 +181,37 @@ def resized(session: Session, job: Job, outcome: Outcome) -> None:
             vm.error = error
         else:
             tell(session, vm)
+
+
+@kinds.finisher("vm.disk")
+def disk_settled(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note what became of a disk."""
+    for _, vm in list(_vms(session, job)):
+        result = _of_device(outcome, "disks", "serial", job.context["serial"])
+        disks.settle(vm, job.context, result)
+        if outcome.state != "succeeded":
+            vm.error = error_of(job, outcome, None)
+        tell(session, vm)
+
+
+@kinds.finisher("vm.nic")
+def nic_settled(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note what became of a network card."""
+    for _, vm in list(_vms(session, job)):
+        result = _of_device(outcome, "nics", "mac", job.context["mac"])
+        nics.settle(session, vm, job.context, done=result is not None)
+        if outcome.state != "succeeded":
+            vm.error = error_of(job, outcome, None)
+        tell(session, vm)
+
+
+def _of_device(outcome: Outcome, kind: str, key: str, value: str) -> Mapping[str, Any] | None:
+    """Return what the run says of a device that it has dealt with; None when it failed."""
+    for result in outcome.result.values():
+        for item in (result or {}).get(kind) or []:
+            if (item.get("item") or {}).get(key) == value and not item.get("failed") and not item.get("skipped"):
+                return dict(item)
+    return None
 
 
 def of_job(session: Session, job: Job) -> list[Vm]:

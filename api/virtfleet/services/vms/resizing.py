@@ -1,6 +1,6 @@
 """Changing what machines have: reserved in the transaction that asks for it, given back when the job does not do it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,10 +117,16 @@ def _pair(now: int | None, most: int | None, has: int, has_most: int | None, nam
 
 
 def _require_room(session: Session, vm: Vm, after: Mapping[str, Any]) -> None:
-    """Ask placement whether the machine fits where it is with what it is to have. Raises Problem `no_capacity`."""
     promised = after["memory_bytes"] if after["max_memory_bytes"] is None else after["max_memory_bytes"]
-    if after["vcpus"] <= vm.vcpus and promised <= vm.promised_memory_bytes and after["disk_bytes"] <= vm.disk_bytes:
-        return
+    if after["vcpus"] > vm.vcpus or promised > vm.promised_memory_bytes or after["disk_bytes"] > vm.disk_bytes:
+        root = {"pool": vm.pool, "size_bytes": after["disk_bytes"], "overlay": True}
+        require_room(session, vm, vcpus=after["vcpus"], memory_bytes=promised, disks=[root])
+
+
+def require_room(
+    session: Session, vm: Vm, *, vcpus: int, memory_bytes: int, disks: Sequence[Mapping[str, Any]]
+) -> None:
+    """Ask placement whether the machine fits where it is with all that it is to have. Raises Problem `no_capacity`."""
     state = capacity.state(session, vm.zone)
     for host in state["hosts"]:
         if host["name"] != vm.host.name:
@@ -133,9 +139,9 @@ def _require_room(session: Session, vm: Vm, after: Mapping[str, Any]) -> None:
             host["pools"][vm.pool]["allocated_bytes"] -= int(vm.disk_bytes * settings.load().disk_ratio)
     request = {
         "id": vm.name,
-        "vcpus": after["vcpus"],
-        "memory_bytes": promised,
-        "disks": [{"pool": vm.pool, "size_bytes": after["disk_bytes"], "overlay": True}],
+        "vcpus": vcpus,
+        "memory_bytes": memory_bytes,
+        "disks": [dict(disk) for disk in disks],
         "zone": vm.zone.name,
         "host": vm.host.name,
     }

@@ -37,7 +37,8 @@ options:
     description: The pool of the volume to attach, V(default) when left out.
     type: str
   volume:
-    description: The volume to attach. It must be there; M(virtfleet.core.volume) makes one.
+    description:
+      - The volume to attach. One that is not there is made, empty, with O(size); M(virtfleet.core.volume) makes others.
     type: str
   bus:
     description:
@@ -53,7 +54,7 @@ options:
         a volume that another machine has is refused. A change holds from the next boot on.
     type: bool
   size:
-    description: The size to grow to, with a unit. Asking for less than the disk has is an error.
+    description: The size to have or grow to, with a unit. Asking for less than the disk has is an error.
     type: str
   grow_by:
     description:
@@ -99,19 +100,13 @@ author:
 """
 
 EXAMPLES = r"""
-- name: A disk for data
-  virtfleet.core.volume:
-    uri: "{{ virtfleet_uri }}"
-    pool: default
-    name: web1-data
-    size: 20GiB
-
-- name: Attached, with the machine running
+- name: A disk for data, with the machine running
   virtfleet.core.vm_disk:
     uri: "{{ virtfleet_uri }}"
     name: web1
     serial: data
     volume: web1-data
+    size: 20GiB
 
 - name: Grow the first disk and the file system on it
   virtfleet.core.vm_disk:
@@ -165,6 +160,7 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.devices import BUSES
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.settings import io_limits
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_device, vm_disk, vm_settings
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import check_serial, identity
@@ -230,7 +226,7 @@ def _wanted(params: dict[str, Any]) -> vm_disk.Wanted:
         bus=params["bus"],
         read_only=params["read_only"],
         shareable=params["shareable"],
-        io=None if params["io"] is None else vm_settings.io_limits(params["io"]),
+        io=None if params["io"] is None else io_limits(params["io"]),
         size_bytes=size,
         grow_by_bytes=more,
         grow_filesystem=params["grow_filesystem"],

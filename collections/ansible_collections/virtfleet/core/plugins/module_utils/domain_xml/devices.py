@@ -129,9 +129,14 @@ def scsi_controller(root: ET.Element) -> ET.Element | None:
 
     libvirt would give it the model of an old card that hardly any system has a driver for.
     """
-    if root.find("devices/controller[@type='scsi']") is not None:
+    if find_scsi_controller(root) is not None:
         return None
     return ET.Element("controller", type="scsi", index="0", model="virtio-scsi")
+
+
+def find_scsi_controller(root: ET.Element) -> ET.Element | None:
+    """Return a machine's first controller of a SCSI bus."""
+    return root.find("devices/controller[@type='scsi']")
 
 
 def nic_element(wanted: dict[str, Any], mac: str) -> ET.Element:

@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.read import size_of
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
-from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
+from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size, parse_size
 
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
 
@@ -29,6 +29,9 @@ IO_LIMITS = {
     "write_iops": "write_iops_sec",
 }
 """Our names of the limits of a disk, and libvirt's."""
+IO_SIZES = ("bytes_per_second", "read_bytes_per_second", "write_bytes_per_second")
+"""Those that are sizes; the others are numbers."""
+MAX_LIMIT = 2**50
 KEPT_APART = (*metadata.OWN, "attempt")
 """What stands in our metadata for our own use."""
 _KIB = 1024
@@ -75,6 +78,27 @@ def read(root: ET.Element) -> dict[str, Any]:
 def write(root: ET.Element, name: str, value: Any) -> None:
     """Write one setting into a `<domain>`. Raises VirtfleetError `refused` where another part of it stands against."""
     _WRITERS[name](root, value)
+
+
+def io_limits(given: Mapping[str, Any]) -> dict[str, int]:
+    """Return all limits of a disk by our names; what is not given has none, which is 0."""
+    found = dict.fromkeys(IO_LIMITS, 0)
+    for name, value in given.items():
+        if value is None:
+            continue
+        limit = 0 if value == "0" else parse_size(value, f"io.{name}") if name in IO_SIZES else value
+        if not 0 <= limit <= MAX_LIMIT:
+            raise _io_invalid(f"no disk has a limit of {limit}", "Use a positive limit, or 0 for none.")
+        found[name] = limit
+    for whole, parts in (("bytes_per_second", IO_SIZES[1:]), ("iops", ("read_iops", "write_iops"))):
+        if found[whole] and any(found[part] for part in parts):
+            hint = f"Give {whole} alone, or {' and '.join(parts)}."
+            raise _io_invalid(f"{whole} limits reading and writing together", hint)
+    return found
+
+
+def _io_invalid(obstacle: str, hint: str) -> VirtfleetError:
+    return VirtfleetError("limit a disk", obstacle, hint, "invalid")
 
 
 def writable_disks(root: ET.Element) -> list[ET.Element]:

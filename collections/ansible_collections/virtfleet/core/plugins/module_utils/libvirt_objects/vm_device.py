@@ -106,13 +106,22 @@ def undoing(of: Machine, wanted: str) -> Iterator[None]:
         raise translate(error, wanted) from error
 
 
-def attach(of: Machine, element: ET.Element, *, live: bool, kept: bool) -> None:
-    """Plug a device in, where it is not yet."""
+def attach(of: Machine, element: ET.Element, find: Find, *, live: bool, kept: bool) -> None:
+    """Plug a device in, where it is not yet. `find` finds it in a document, and nothing else."""
     document = written(element)
-    for wanted, flag in ((live, libvirt.VIR_DOMAIN_AFFECT_LIVE), (kept, libvirt.VIR_DOMAIN_AFFECT_CONFIG)):
-        if wanted:
-            of.domain.attachDeviceFlags(document, flag)
-            of.undo.append(partial(of.domain.detachDeviceFlags, document, flag))
+    wheres = {libvirt.VIR_DOMAIN_AFFECT_LIVE: live, libvirt.VIR_DOMAIN_AFFECT_CONFIG: kept}
+    for flag in (flag for flag, wanted in wheres.items() if wanted):
+        # Noted before it is done: its answer may be lost.
+        of.undo.append(partial(_unplug, of, find, flag))
+        of.domain.attachDeviceFlags(document, flag)
+
+
+def _unplug(of: Machine, find: Find, flag: int) -> None:
+    now = again(of)
+    root = now.live if flag == libvirt.VIR_DOMAIN_AFFECT_LIVE else now.kept
+    element = find(root) if root is not None else None
+    if element is not None:
+        of.domain.detachDeviceFlags(written(element), flag)
 
 
 def detach(of: Machine, find: Find, *, live: bool, deadline: Deadline, wanted: str) -> None:
@@ -148,8 +157,8 @@ def redefine(of: Machine, change: Callable[[ET.Element], None]) -> None:
     change(root)
     after = written(root)
     if after != before:
-        of.connection.defineXML(after)
         of.undo.append(lambda: of.connection.defineXML(before))
+        of.connection.defineXML(after)
 
 
 def again(of: Machine) -> Machine:

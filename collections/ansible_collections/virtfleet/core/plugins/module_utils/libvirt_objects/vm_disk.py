@@ -13,16 +13,18 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils import plan
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import devices, metadata
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.settings import io_limits
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import (
     vm_device,
     vm_filesystem,
-    vm_settings,
     vm_update,
+    volume_recipe,
 )
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_device import Done, Machine
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.volume_recipe import Recipe
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -32,7 +34,7 @@ try:
 except ImportError:
     libvirtError = OSError
 
-NEW: dict[str, Any] = {"bus": "virtio", "read_only": False, "shareable": False, "io": vm_settings.io_limits({})}
+NEW: dict[str, Any] = {"bus": "virtio", "read_only": False, "shareable": False, "io": io_limits({})}
 """How a disk is when nothing else is said."""
 
 
@@ -67,7 +69,8 @@ def present(machine: Machine, wanted: Wanted, *, check: bool, deadline: Deadline
     kept, live = states
     attached = any(state is not None and state["attached"] for state in states)
     volume = _volume(machine, wanted, attached, goal)
-    size = _size(machine, wanted, volume)
+    making = _recipe(wanted) if wanted.volume is not None and volume is None else None
+    size = making.size_bytes or 0 if making is not None else _size(machine, wanted, volume)
     asked: dict[str, Any] = {"attached": True, **wanted.settings}
     for state in (kept, live):
         if state is not None and not state["attached"]:
@@ -77,6 +80,9 @@ def present(machine: Machine, wanted: Wanted, *, check: bool, deadline: Deadline
     if grown != size:
         effect = plan.LIVE if machine.live is not None else plan.NEXT_BOOT
         update = plan.Update((*update.changes, plan.Change("size_bytes", size, grown, effect)), update.pending)
+    if making is not None:
+        new = plan.Change("volume", None, making.name)
+        update = plan.Update((new, *update.changes), update.pending)
     done = Done(
         update,
         None,
@@ -86,12 +92,31 @@ def present(machine: Machine, wanted: Wanted, *, check: bool, deadline: Deadline
     )
     if not check and update.changed:
         with vm_device.undoing(machine, goal):
+            if making is not None:
+                volume = _made(machine, wanted, making, deadline, goal)
             _make_so(machine, wanted, update, volume, grown if grown != size else None)
     asked_for_size = wanted.size_bytes is not None or wanted.grow_by_bytes is not None
     if asked_for_size and wanted.grow_filesystem and attached:
         _grow_filesystem(machine, wanted, done, grown, check=check, grows=grown != size, deadline=deadline)
     done.device = described(machine if check else vm_device.again(machine), wanted.serial)
     return done
+
+
+def _recipe(wanted: Wanted) -> Recipe:
+    return Recipe(wanted.volume or "", size_bytes=wanted.size_bytes)
+
+
+def _made(machine: Machine, wanted: Wanted, recipe: Recipe, deadline: Deadline, goal: str) -> libvirt.virStorageVol:
+    """Make the volume that is to be attached."""
+    pool = pools.active_pool(machine.connection, wanted.pool or "default", goal)
+    machine.undo.append(partial(volumes.delete, pool, recipe.name))
+    try:
+        volume_recipe.present(machine.connection, pool, recipe, check=False, deadline=deadline)
+    except VirtfleetError as error:
+        if error.code == "already_exists":
+            machine.undo.pop()  # somebody was quicker: it is theirs
+        raise
+    return volumes.find(pool, recipe.name)
 
 
 def _grow_filesystem(
@@ -181,7 +206,7 @@ def _state(root: ET.Element, serial: str) -> dict[str, Any]:
 
 
 def _volume(machine: Machine, wanted: Wanted, attached: bool, goal: str) -> libvirt.virStorageVol | None:
-    """Return the volume that was named, refused if it cannot be this disk; None when none was named."""
+    """Return the volume that was named, refused if it cannot be this disk; None for none, or one that is to be made."""
     if wanted.volume is None:
         if not attached:
             hint = "Give pool and volume to attach one."
@@ -189,8 +214,10 @@ def _volume(machine: Machine, wanted: Wanted, attached: bool, goal: str) -> libv
         return None
     pool = pools.active_pool(machine.connection, wanted.pool or "default", goal)
     volume = volumes.find(pool, wanted.volume)
+    if volume is None and wanted.size_bytes is not None and not attached:
+        return None  # it is made
     if volume is None:
-        hint = "Make it first, with module volume."
+        hint = "Make it first with module volume, or give its size to have it made."
         raise VirtfleetError(goal, f"pool {pool.name()} has no volume {wanted.volume}", hint, "not_found")
     path = volume.path()
     for root in machine.documents:
@@ -279,8 +306,8 @@ def _make_so(
         if disk is not None:
             before = devices.read_disk(disk)["io"]
             set_io = partial(vm_update.set_disk_io, machine.domain, devices.target_of(disk))
-            set_io(wanted.io, libvirt.VIR_DOMAIN_AFFECT_LIVE)
             machine.undo.append(partial(set_io, before, libvirt.VIR_DOMAIN_AFFECT_LIVE))
+            set_io(wanted.io, libvirt.VIR_DOMAIN_AFFECT_LIVE)
     if in_kept:
         vm_device.redefine(machine, partial(_write, machine, wanted, names))
 
@@ -308,8 +335,10 @@ def _attach(machine: Machine, wanted: Wanted, volume: libvirt.virStorageVol, *, 
         for root, needed in ((machine.live, live), (machine.kept, kept)):
             controller = devices.scsi_controller(root) if root is not None and needed else None
             if controller is not None:
-                vm_device.attach(machine, controller, live=root is machine.live, kept=root is machine.kept)
-    vm_device.attach(machine, element, live=live, kept=kept and machine.kept is not None)
+                where = {"live": root is machine.live, "kept": root is machine.kept}
+                vm_device.attach(machine, controller, devices.find_scsi_controller, **where)
+    find = partial(devices.find_disk, serial=wanted.serial)
+    vm_device.attach(machine, element, find, live=live, kept=kept and machine.kept is not None)
 
 
 def _grow(machine: Machine, serial: str, volume: libvirt.virStorageVol | None, size: int) -> None:

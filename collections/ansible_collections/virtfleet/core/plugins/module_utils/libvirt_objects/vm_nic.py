@@ -120,15 +120,16 @@ def _make_so(machine: Machine, wanted: Wanted, update: plan.Update) -> None:
             asked |= devices.read_nic(there) | wanted.settings
         element = devices.nic_element(asked, wanted.mac)
         live = machine.live is not None and in_live is None
-        vm_device.attach(machine, element, live=live, kept=machine.kept is not None and in_kept is None)
+        kept = machine.kept is not None and in_kept is None
+        vm_device.attach(machine, element, partial(devices.find_nic, mac=wanted.mac), live=live, kept=kept)
     hot = [name for name in update.names(plan.LIVE) if name in ("source", "link")]
     if in_live is not None and hot:
         before = written(in_live)
         changed = ET.fromstring(before)
         for name in hot:
             devices.write_nic(changed, name, wanted.settings[name])
-        machine.domain.updateDeviceFlags(written(changed), libvirt.VIR_DOMAIN_AFFECT_LIVE)
         machine.undo.append(partial(machine.domain.updateDeviceFlags, before, libvirt.VIR_DOMAIN_AFFECT_LIVE))
+        machine.domain.updateDeviceFlags(written(changed), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     if in_kept is not None:
         vm_device.redefine(machine, partial(_write, wanted, names))
 

@@ -15,8 +15,10 @@ from ansible_collections.virtfleet.core.plugins.module_utils import plan
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.settings import (
     HOST_CPU_MODES,
     IO_LIMITS,
+    IO_SIZES,
     KEPT_APART,
     NAMES,
+    io_limits,
 )
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
@@ -26,9 +28,7 @@ MAX_VCPUS = 4096
 """No host offers more. libvirtd 9.0 aborts on a number that it cannot allocate (-1 was seen to kill it)."""
 MIN_MEMORY_BYTES = 2**20
 MAX_MEMORY_BYTES = 2**50
-MAX_LIMIT = 2**50
 _MIB = 2**20
-_SIZES = ("bytes_per_second", "read_bytes_per_second", "write_bytes_per_second")
 AT_ONCE = ("metadata", "autostart", "name")
 """Settings that hold at once, whether the machine runs or not."""
 
@@ -40,7 +40,7 @@ NOTHING: Mapping[str, Any] = {
 
 IO_SPEC: dict[str, Any] = {
     "type": "dict",
-    "options": {name: {"type": "str" if name in _SIZES else "int"} for name in IO_LIMITS},
+    "options": {name: {"type": "str" if name in IO_SIZES else "int"} for name in IO_LIMITS},
 }
 SPEC: dict[str, Any] = {
     "max_vcpus": {"type": "int"},
@@ -135,23 +135,6 @@ def memory_bytes(text: str, name: str = "memory") -> int:
         limits = f"Use {about(MIN_MEMORY_BYTES)} to {about(MAX_MEMORY_BYTES)}."
         raise _invalid(name, f"it cannot have {about(size)} of memory", limits)
     return size
-
-
-def io_limits(given: Mapping[str, Any]) -> dict[str, int]:
-    """Return all limits of a disk by our names; what is not given has none, which is 0."""
-    found = dict.fromkeys(IO_LIMITS, 0)
-    for name, value in given.items():
-        if value is None:
-            continue
-        limit = 0 if value == "0" else parse_size(value, f"io.{name}") if name in _SIZES else value
-        if not 0 <= limit <= MAX_LIMIT:
-            raise _invalid(f"io.{name}", f"no disk has a limit of {limit}", "Use a positive limit, or 0 for none.")
-        found[name] = limit
-    for whole, parts in (("bytes_per_second", _SIZES[1:]), ("iops", ("read_iops", "write_iops"))):
-        if found[whole] and any(found[part] for part in parts):
-            hint = f"Give {whole} alone, or {' and '.join(parts)}."
-            raise _invalid("io", f"{whole} limits reading and writing together", hint)
-    return found
 
 
 def _topology(given: Mapping[str, Any]) -> dict[str, int]:

@@ -142,16 +142,18 @@ def carry_out(
     `live` is whether what can be changed while it runs is changed so; False when its power is cycled anyway.
     """
     undo: list[Callable[[], Any]] = []
+    names = prepared.update.names()
     try:
-        if live and prepared.live is not None:
-            for name in prepared.update.names(plan.LIVE):
-                if name in _LIVE:
-                    _change_live(domain, prepared, name, deadline, undo)
         _change_kept(connection, domain, prepared, undo)
-        if _AUTOSTART in prepared.update.names():
-            domain.setAutostart(int(prepared.wanted[_AUTOSTART]))
+        if _AUTOSTART in names:
             undo.append(partial(domain.setAutostart, int(not prepared.wanted[_AUTOSTART])))
-        if _NAME in prepared.update.names():
+            domain.setAutostart(int(prepared.wanted[_AUTOSTART]))
+        if live and prepared.live is not None:
+            hot = prepared.update.names(plan.LIVE)
+            for name in (name for name in _LIVE if name in hot):
+                _change_live(domain, prepared, name, deadline, undo)
+        if _NAME in names:
+            undo.append(partial(domain.rename, domain.name(), 0))
             domain.rename(prepared.wanted[_NAME], 0)
             domain = connection.lookupByUUIDString(domain.UUIDString())
     except (VirtfleetError, libvirtError) as error:
@@ -188,13 +190,13 @@ def _change_kept(
     wanted = f"change the definition of machine {domain.name()}"
     before = ET.tostring(prepared.definition, encoding="unicode")
     patched = _PATCH in prepared.update.names()
+    undo.append(lambda: connection.defineXML(before))  # noted before it is done: its answer may be lost
     try:
         # What was patched may be nonsense: libvirt drops what it does not know, unless it is told to check.
         flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if patched else 0
         connection.defineXMLFlags(document, flags) if flags else connection.defineXML(document)
     except libvirtError as error:
         raise translate(error, wanted) from error
-    undo.append(lambda: connection.defineXML(before))
     after, _live = documents(domain, active=False)
     if after is not None:
         _check_kept(domain, prepared, after)
@@ -228,7 +230,8 @@ def _change_live(
     if before == after:
         return
     change = _LIVE[name]
-    undo.append(partial(change, domain, prepared.live, before, deadline))
+    if name != "vcpus":  # it comes last; a machine that was given one need not let go of it
+        undo.append(partial(change, domain, prepared.live, before, deadline))
     try:
         change(domain, prepared.live, after, deadline)
     except libvirtError as error:
@@ -281,8 +284,9 @@ def set_metadata(domain: libvirt.virDomain, values: dict[str, Any], flags: int) 
 
 
 _LIVE: dict[str, Callable[[libvirt.virDomain, ET.Element, Any, Deadline], None]] = {
-    "vcpus": _set_vcpus,
-    "memory": _set_memory,
-    "io": _set_io,
     "metadata": _set_metadata,
+    "io": _set_io,
+    "memory": _set_memory,
+    "vcpus": _set_vcpus,
 }
+"""What can be changed while a machine runs, in the order in which it is."""

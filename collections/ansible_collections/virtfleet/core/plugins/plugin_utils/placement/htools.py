@@ -11,11 +11,13 @@ blockdev) take room in the pool `local`. Not taken over: secondary nodes, spindl
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.plain import plain_state
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import (
+    LARGEST_RATIO,
     SCHEMA_VERSION,
     State,
     read_state,
@@ -26,6 +28,8 @@ LOCAL_POOL = "local"
 LOCAL_TEMPLATES = frozenset({"plain", "drbd", "file", "blockdev"})
 EXCLUSION = "htools:iextags:"
 LOCATION = "htools:nlocation:"
+APART = "apart:"
+"""Before the name of a group that keeps its machines apart, in the files that we write."""
 DEFAULT_VCPU_RATIO = 4.0
 """Ganeti's own default of an instance policy's vcpu-ratio."""
 
@@ -87,6 +91,7 @@ def import_htools(text: str) -> tuple[dict[str, Any], list[str]]:
     hosts = [_host(line, fields, zones, ratios, locations) for line, fields in nodes]
     zone_of = {host["name"]: host["zone"] for host in hosts}
     vms: list[dict[str, Any]] = []
+    lines: dict[str, list[int]] = {"hosts": [line for line, _fields in nodes], "vms": []}
     members: set[str] = set()
     known: set[str] = set()
     for line, fields in instances:
@@ -101,6 +106,7 @@ def import_htools(text: str) -> tuple[dict[str, Any], list[str]]:
         vm["zone"] = zone_of[vm["host"]]
         members.update(vm["groups"])
         vms.append(vm)
+        lines["vms"].append(line)
     notes.extend(_overfull(hosts, vms))
     state = {
         "schema_version": SCHEMA_VERSION,
@@ -110,7 +116,27 @@ def import_htools(text: str) -> tuple[dict[str, Any], list[str]]:
         "vms": vms,
         "groups": [{"name": name, "rule": "anti-affinity"} for name in sorted(members)],
     }
-    return plain_state(read_state(state)), notes
+    try:
+        return plain_state(read_state(state)), notes
+    except SchemaError as error:
+        raise _at_its_line(error, lines) from error
+
+
+_ELEMENT = re.compile(r"(hosts|vms)\[(\d+)\]\.?")
+
+
+def _at_its_line(error: SchemaError, lines: dict[str, list[int]]) -> SchemaError:
+    """Return what is wrong with an element of the state as what is wrong with its line of the file."""
+
+    def line_of(found: re.Match[str]) -> str:
+        return f"line {lines[found[1]][int(found[2])]}"
+
+    found = _ELEMENT.match(error.path)
+    if found is None:
+        return error
+    field = error.path[found.end() :]
+    problem = _ELEMENT.sub(line_of, error.problem)
+    return SchemaError(line_of(found), f"{field}: {problem}" if field else problem)
 
 
 def _overfull(hosts: list[dict[str, Any]], vms: list[dict[str, Any]]) -> list[str]:
@@ -131,9 +157,13 @@ def _ratios(policies: list[tuple[int, list[str]]]) -> dict[str, float]:
     for line, fields in policies:
         if len(fields) > 4:
             try:
-                ratios[fields[0].strip()] = float(fields[4])
-            except ValueError as error:
-                raise SchemaError(f"line {line}", f"a vcpu-ratio is a number, not {fields[4][:40]!r}") from error
+                ratio = float(fields[4])
+            except ValueError:
+                ratio = -1.0
+            if not 0.0 <= ratio <= LARGEST_RATIO:
+                problem = f"a vcpu-ratio is a number up to {LARGEST_RATIO:g}, not {fields[4][:40]!r}"
+                raise SchemaError(f"line {line}", problem)
+            ratios[fields[0].strip()] = ratio
     return ratios
 
 
@@ -225,14 +255,14 @@ def _sections(state: State) -> list[list[str]]:
     instances = []
     for vm in state.vms:
         disk = sum(each.size_bytes for each in vm.disks if each.pool == LOCAL_POOL)
-        tags = [f"apart:{name}" for name in vm.groups if name in apart]
+        tags = [f"{APART}{name.removeprefix(APART)}" for name in vm.groups if name in apart]
         instances.append(
             f"{vm.id}|{-(-vm.memory_bytes // MIB)}|{-(-disk // MIB)}|{vm.vcpus}|running|Y|{vm.host}|"
             f"|{'plain' if disk else 'ext'}|{','.join(tags)}|1"
         )
     sizes = "128,1,0,1,0,1|128,1,0,1,0,1;1073741824,4096,1073741824,16,16,64|plain,ext"
     ratio = max((host.vcpus_ratio for host in state.hosts), default=DEFAULT_VCPU_RATIO)
-    tags = [f"{EXCLUSION}apart"] if apart else []
+    tags = [EXCLUSION + APART.removesuffix(":")] if apart else []
     if racks:
         tags.append(f"{LOCATION}rack")
     return [

@@ -23,6 +23,8 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors imp
 SCHEMA_VERSION = 1
 
 NUMA_NODES_MOST = 64
+LARGEST_RATIO = 1000.0
+"""How often a real vCPU, byte of memory or byte of a pool may be promised at most."""
 RULES = ("affinity", "anti-affinity", "domains")
 SCOPES = ("host", "rack", "zone")
 
@@ -200,12 +202,12 @@ def _disk(value: object, path: str) -> Disk:
 
 def _pool(value: object, path: str, listed: list[Disk]) -> Pool:
     door = Door(value, path)
-    ratio = door.number("ratio", 1.0, least=0.0, most=1000.0)
+    ratio = door.number("ratio", 1.0, least=0.0, most=LARGEST_RATIO)
     taken = sum(int(disk.size_bytes * ratio) if disk.overlay else disk.size_bytes for disk in listed)
     pool = Pool(
         total_bytes=door.integer("total_bytes", most=LARGEST_POOL, unit="bytes"),
         allocated_bytes=max(taken, door.integer("allocated_bytes", taken, most=LARGEST_POOL, unit="bytes")),
-        ratio=door.number("ratio", 1.0, least=0.0, most=1000.0),
+        ratio=door.number("ratio", 1.0, least=0.0, most=LARGEST_RATIO),
         shared=door.truth("shared", False),
     )
     door.done()
@@ -270,11 +272,11 @@ def read_host(value: object, path: str = "host", listed: Mapping[str, list[Vm]] 
         vcpus_total=vcpus.integer("total", none_needed, unit="vCPUs"),
         vcpus_allocated=max(taken_vcpus, vcpus.integer("allocated", taken_vcpus, unit="vCPUs")),
         vcpus_reserved=vcpus.integer("reserved", 0, unit="vCPUs"),
-        vcpus_ratio=vcpus.number("ratio", 1.0, most=1000.0),
+        vcpus_ratio=vcpus.number("ratio", 1.0, most=LARGEST_RATIO),
         memory_total_bytes=memory.integer("total_bytes", none_needed, unit="bytes"),
         memory_allocated_bytes=max(taken_memory, memory.integer("allocated_bytes", taken_memory, unit="bytes")),
         memory_reserved_bytes=memory.integer("reserved_bytes", 0, unit="bytes"),
-        memory_ratio=memory.number("ratio", 1.0, most=1000.0),
+        memory_ratio=memory.number("ratio", 1.0, most=LARGEST_RATIO),
         pools={each: _pool(pool, where, disks.get(each, [])) for each, pool, where in door.entries("pools")},
         load=_load(door.door("load")),
         numa=tuple(

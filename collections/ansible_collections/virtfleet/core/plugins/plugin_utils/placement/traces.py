@@ -19,11 +19,17 @@ from dataclasses import dataclass
 from math import inf, nextafter
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION, Request
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import LARGEST, SchemaError, name_of
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import (
+    NUMA_NODES_MOST,
+    SCHEMA_VERSION,
+    Request,
+)
 
 MIB = 2**20
 GIB = 2**30
+MOST_PERCENT = 1e9
+"""The highest load that is taken for one: machines of many vCPUs may be told of by the sum."""
 VCPU_MILLI = 1000
 """A trace of openb's kind counts thousandths of a vCPU, and so does what is made of it."""
 
@@ -53,7 +59,7 @@ def kind_of(text: str) -> str | None:
         return "machines"
     row = text.split("\n", 2)[1:2]
     cells = row[0].strip().split(",") if row else []
-    return "loads" if len(cells) == len(columns) and all(_is_number(cell) for cell in cells) else None
+    return "loads" if len(cells) == len(columns) and any(_is_number(cell) for cell in cells) else None
 
 
 def _is_number(text: str) -> bool:
@@ -66,17 +72,24 @@ def _is_number(text: str) -> bool:
 def _rows(text: str, what: str, *columns: str) -> Iterator[tuple[dict[str, str], str]]:
     """Go through a CSV text's rows, each with where it stands. Raises SchemaError when a column is missing."""
     reader = csv.DictReader(text.splitlines())
-    missing = sorted(set(columns).difference(reader.fieldnames or ()))
-    if missing:
-        raise SchemaError(what, f"there is no column {missing[0]!r}")
-    for number, row in enumerate(reader, start=2):
-        yield {key: value or "" for key, value in row.items() if isinstance(key, str)}, f"{what}, line {number}"
+    try:
+        missing = sorted(set(columns).difference(reader.fieldnames or ()))
+        if missing:
+            raise SchemaError(what, f"there is no column {missing[0]!r}")
+        for row in reader:
+            where = f"{what}, line {reader.line_num}"
+            yield {key: value or "" for key, value in row.items() if isinstance(key, str)}, where
+    except csv.Error as error:
+        raise SchemaError(f"{what}, line {reader.line_num + 1}", str(error)) from error
 
 
-def _number(row: dict[str, str], column: str, where: str) -> float:
+def _number(
+    row: dict[str, str], column: str, where: str, *, unit: int = 1, least: int = 0, most: int = LARGEST
+) -> float:
+    """Return the number of a column. Raises SchemaError when it, in its unit, is smaller or larger than can be."""
     value = row[column]
-    if not _is_number(value):
-        raise SchemaError(where, f"{column} is a number that is not negative, not {value[:40]!r}")
+    if not _is_number(value) or not (least <= float(value) and float(value) * unit <= most):
+        raise SchemaError(where, f"{column} is a number from {least} to {most // unit}, not {value[:40]!r}")
     return float(value)
 
 
@@ -87,8 +100,8 @@ def read_requests_trace(requests: str, hosts: str, racks: str) -> tuple[dict[str
     for number, (row, where) in enumerate(_rows(hosts, "hosts", "CPU1", "RAM1", "CPU2", "RAM2")):
         numa = [
             {
-                "vcpus_total": int(_number(row, f"CPU{node}", where)),
-                "memory_total_bytes": int(_number(row, f"RAM{node}", where) * GIB),
+                "vcpus_total": int(_number(row, f"CPU{node}", where, most=LARGEST // 2)),
+                "memory_total_bytes": int(_number(row, f"RAM{node}", where, unit=GIB, most=LARGEST // 2) * GIB),
             }
             for node in (1, 2)
         ]
@@ -108,9 +121,9 @@ def read_requests_trace(requests: str, hosts: str, racks: str) -> tuple[dict[str
     ):
         request: dict[str, Any] = {
             "id": f"r{number}",
-            "vcpus": int(_number(row, "flavor_vcpus", where)),
-            "memory_bytes": int(_number(row, "flavor_ram", where) * GIB),
-            "numa_nodes": int(_number(row, "numa", where)),
+            "vcpus": int(_number(row, "flavor_vcpus", where, least=1)),
+            "memory_bytes": int(_number(row, "flavor_ram", where, unit=GIB, least=1) * GIB),
+            "numa_nodes": int(_number(row, "numa", where, most=NUMA_NODES_MOST)),
         }
         if row["strategy"]:
             if row["strategy"] not in STRATEGIES:
@@ -128,15 +141,20 @@ def read_machines_trace(machines: str) -> tuple[list[Arrival], int]:
     """Return the arrivals in their order, and how many were left out because they want a GPU. Raises SchemaError."""
     arrivals = []
     left_out = 0
+    known: dict[str, str] = {}
     wanted = ("name", "cpu_milli", "memory_mib", "creation_time", "deletion_time")
     for row, where in _rows(machines, "machines", *wanted):
         if row.get("num_gpu", "0") not in ("", "0"):
             left_out += 1
             continue
+        name = name_of(row["name"], where)
+        if name in known:
+            raise SchemaError(where, f"{name!r} was given before, at {known[name]}")
+        known[name] = where
         request = {
-            "id": row["name"],
+            "id": name,
             "vcpus": max(1, int(_number(row, "cpu_milli", where))),
-            "memory_bytes": max(1, int(_number(row, "memory_mib", where) * MIB)),
+            "memory_bytes": max(1, int(_number(row, "memory_mib", where, unit=MIB) * MIB)),
         }
         end = _number(row, "deletion_time", where) if row["deletion_time"] else None
         arrivals.append(Arrival(request, _number(row, "creation_time", where), end))
@@ -170,13 +188,24 @@ def most_at_once(arrivals: list[Arrival]) -> int:
 
 def read_loads_trace(loads: str) -> dict[str, list[float]]:
     """Return each machine's loads in percent, sample by sample. Raises SchemaError."""
-    rows = list(csv.reader(loads.splitlines()))
-    if len(rows) < 2:
+    reader = csv.reader(loads.splitlines())
+    names: list[str] = []
+    rows: list[list[float]] = []
+    try:
+        for row in reader:
+            if not row:
+                continue
+            where = f"loads, line {reader.line_num}"
+            if not names:
+                names = [name_of(name, where) for name in row]
+                if len(set(names)) < len(names):
+                    raise SchemaError(where, "two columns have one name")
+            elif len(row) != len(names) or not all(_is_number(cell) and float(cell) <= MOST_PERCENT for cell in row):
+                raise SchemaError(where, f"{len(names)} loads from 0 to {MOST_PERCENT:g} percent are wanted")
+            else:
+                rows.append([float(cell) for cell in row])
+    except csv.Error as error:
+        raise SchemaError(f"loads, line {reader.line_num + 1}", str(error)) from error
+    if not rows:
         raise SchemaError("loads", "a line of names and at least one of loads are wanted")
-    names = rows[0]
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(names) or not all(_is_number(cell) for cell in row):
-            raise SchemaError(f"loads, line {number}", f"{len(names)} loads in percent are wanted")
-    if len(set(names)) < len(names):
-        raise SchemaError("loads, line 1", "two columns have one name")
-    return {name: [float(row[at]) for row in rows[1:]] for at, name in enumerate(names)}
+    return {name: [row[at] for row in rows] for at, name in enumerate(names)}

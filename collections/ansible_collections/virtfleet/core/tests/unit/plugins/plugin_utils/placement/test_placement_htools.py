@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import SchemaError, export_htools, import_htools
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import read_state
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 MIB = 2**20
 
@@ -54,12 +57,44 @@ def test_every_field_lands_where_it_belongs() -> None:
         ("inst1|2048|51200|1", "inst1|2048|51200|x", "line 7"),
         ("inst2|3072|0|2|running|Y|node-1||ext|-|1", "inst2|3072", "line 8"),
         ("|4.0|32.0", "|four|32.0", "line 15"),
+        ("|4.0|32.0", "|nan|32.0", "line 15"),
+        ("|4.0|32.0", "|1e9|32.0", "line 15"),
+        ("node-2|", "node-1|", "line 4"),
+        ("node-2|", "|", "line 4"),
+        ("node-2|", "x" * 300 + "|", "line 4"),
+        ("inst1|2048|51200|1", "inst1|9999999999|51200|1", "line 7"),
+        ("inst1|", "a\tb|", "line 7"),
     ],
 )
 def test_a_wrong_line_is_refused_with_its_number(old: str, new: str, line: str) -> None:
     with pytest.raises(SchemaError) as caught:
         import_htools(FILE.replace(old, new))
     assert caught.value.path == line
+
+
+def test_a_name_that_was_given_before_is_told_with_both_lines() -> None:
+    with pytest.raises(SchemaError, match="line 4: name: 'node-1' was given before, at line 3"):
+        import_htools(FILE.replace("node-2|", "node-1|"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_whatever_stands_in_a_file_it_is_read_or_refused_with_a_line(data: st.DataObject) -> None:
+    rows = FILE.split("\n")
+    at = data.draw(st.integers(0, len(rows) - 1))
+    fields = rows[at].split("|")
+    odd = st.sampled_from(["", "?", "-1", "1e9", "9" * 40, "²", "|", "\0", "node-1", "x" * 300, "\n", "M"]) | st.text(
+        max_size=8
+    )
+    fields[data.draw(st.integers(0, len(fields) - 1))] = data.draw(odd)
+    rows[at] = "|".join(fields)
+    try:
+        state, _notes = import_htools("\n".join(rows))
+    except SchemaError as error:
+        assert error.path.startswith("line ")
+        assert error.problem
+    else:
+        assert read_state(state).hosts or not state["hosts"]
 
 
 def test_what_is_written_reads_back_the_same() -> None:

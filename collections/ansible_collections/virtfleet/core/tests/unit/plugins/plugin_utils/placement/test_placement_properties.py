@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import (
     NAMED,
+    capacity,
     consolidate,
     drain,
     export_htools,
@@ -19,6 +20,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import (
     place,
     rebalance,
     score,
+    what_if,
 )
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import read_state
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.states import after as carried_out
@@ -80,6 +82,50 @@ class Ledger:
                 count += max(0, len(places) - 1)
         return count
 
+    def mixed(self) -> int:
+        """Return how many fault domains of a group share a rack with another, beyond the first there."""
+        count = 0
+        for name, group in self.groups.items():
+            if group.get("rule") == "domains":
+                there: dict[str, set[int]] = {}
+                for host in self.hosts:
+                    domains = {vm.get("domain", 0) for vm in self.on(host) if name in vm.get("groups", [])}
+                    there.setdefault(self.hosts[host].get("rack") or host, set()).update(domains)
+                count += sum(max(0, len(domains) - 1) for domains in there.values())
+        return count
+
+    def broken(self) -> tuple[int, int, int]:
+        """Return how much each kind of rule is broken."""
+        return self.surplus(), self.apart(), self.mixed()
+
+    def survives(self, lost: str) -> bool:
+        """Tell whether the machines of a host find room on the others, trying every way."""
+        free = {
+            name: [host["memory"]["total_bytes"], int(host["vcpus"]["total"] * host["vcpus"].get("ratio", 1.0))]
+            for name, host in self.hosts.items()
+            if name != lost
+        }
+        for name, left in free.items():
+            for vm in self.on(name):
+                left[0] -= vm["memory_bytes"]
+                left[1] -= vm["vcpus"]
+        return self._all_fit(sorted(self.on(lost), key=lambda vm: -vm["memory_bytes"]), list(free.values()))
+
+    def _all_fit(self, vms: list[dict[str, Any]], free: list[list[int]]) -> bool:
+        if not vms:
+            return True
+        vm, rest = vms[0], vms[1:]
+        for left in free:
+            if left[0] >= vm["memory_bytes"] and left[1] >= vm["vcpus"]:
+                left[0] -= vm["memory_bytes"]
+                left[1] -= vm["vcpus"]
+                fits = self._all_fit(rest, free)
+                left[0] += vm["memory_bytes"]
+                left[1] += vm["vcpus"]
+                if fits:
+                    return True
+        return False
+
 
 @st.composite
 def clusters(draw: st.DrawFn, *, rules: bool = True, tiny: bool = False) -> dict[str, Any]:
@@ -92,6 +138,9 @@ def clusters(draw: st.DrawFn, *, rules: bool = True, tiny: bool = False) -> dict
         }
         if rules:
             host["zone"] = draw(st.sampled_from(["a", "a", "b"]))
+            host["rack"] = draw(st.sampled_from([None, "r1", "r2"]))
+            host["tags"] = draw(st.sampled_from([[], ["ssd"]]))
+            host["memory"]["reserved_bytes"] = draw(st.sampled_from([0, GIB]))
             host["maintenance"] = draw(st.sampled_from([False, False, False, True]))
             host["pools"] = {"p": {"total_bytes": draw(st.sampled_from([50, 100])) * GIB}}
         hosts.append(host)
@@ -101,13 +150,14 @@ def clusters(draw: st.DrawFn, *, rules: bool = True, tiny: bool = False) -> dict
             {"name": "apart", "rule": "anti-affinity", "most": draw(st.integers(1, 2))},
             {"name": "near", "rule": "affinity", "hard": False},
             {"name": "one", "rule": "affinity", "hard": True},
+            {"name": "fault", "rule": "domains"},
         ]
     state: dict[str, Any] = {"schema_version": 1, "hosts": hosts, "vms": [], "groups": groups}
     for number in range(draw(st.integers(0, 16))):
         vm = {"id": f"v{number}", "host": draw(st.sampled_from(hosts))["name"], **draw(machines(rules=rules))}
         state["vms"].append(vm)
         ledger = Ledger(state)
-        if ledger.over() or ledger.surplus() or ledger.apart():
+        if ledger.over() or any(ledger.broken()):
             state["vms"].pop()
     return state
 
@@ -119,7 +169,10 @@ def machines(draw: st.DrawFn, *, rules: bool = True) -> dict[str, Any]:
         "memory_bytes": draw(st.sampled_from([1, 2, 3, 4, 8])) * GIB,
     }
     if rules:
-        vm["groups"] = draw(st.sampled_from([[], [], [], ["apart"], ["near"], ["one"]]))
+        vm["groups"] = draw(st.sampled_from([[], [], [], ["apart"], ["near"], ["one"], ["fault"]]))
+        vm["domain"] = draw(st.integers(0, 1))
+        vm["tags"] = draw(st.sampled_from([[], [], ["ssd"]]))
+        vm["exclude"] = draw(st.sampled_from([[], [], ["h0"]]))
         vm["disks"] = draw(st.sampled_from([[], [{"pool": "p", "size_bytes": 10 * GIB}]]))
     return vm
 
@@ -132,7 +185,7 @@ def requests(draw: st.DrawFn, state: dict[str, Any]) -> list[dict[str, Any]]:
         request = {"id": f"new{number}", **draw(machines())}
         request["zone"] = draw(st.sampled_from([None, None, "a", "b"]))
         request["host"] = draw(st.sampled_from([None, None, None, names[0]]))
-        request["exclude"] = draw(st.sampled_from([[], [], [names[-1]]]))
+        request["exclude"] += draw(st.sampled_from([[], [], [names[-1]]]))
         answer.append(request)
     return answer
 
@@ -159,11 +212,11 @@ def test_a_placed_batch_never_breaks_a_capacity_or_a_rule(data: st.DataObject, p
         assert request["zone"] in (None, facts["zone"])
         assert request["host"] in (None, host)
         assert host not in request["exclude"]
+        assert set(request["tags"]) <= set(facts["tags"])
         assert not request["disks"] or "p" in facts["pools"]
         ledger.extra.append((host, request))
     assert ledger.over() == []
-    assert ledger.surplus() == 0
-    assert ledger.apart() == 0
+    assert ledger.broken() == (0, 0, 0)
 
 
 @SETTINGS
@@ -181,6 +234,14 @@ def test_the_order_of_the_input_does_not_matter(data: st.DataObject, policy: str
     assert place(state, wanted, policy, explain=True) == place(shuffled, other, policy, explain=True)
     assert rebalance(state) == rebalance(shuffled)
     assert consolidate(state) == consolidate(shuffled)
+    names = [host["name"] for host in state["hosts"]][:2]
+    assert drain(state, names, policy) == drain(shuffled, names[::-1], policy)
+    assert what_if(state, {"lose_hosts": names, "add_vms": wanted}, policy) == what_if(
+        shuffled, {"add_vms": other, "lose_hosts": names[::-1]}, policy
+    )
+    flavors = [{"name": "f", "vcpus": 1, "memory_bytes": GIB}]
+    assert capacity(state, flavors) == capacity(shuffled, flavors)
+    assert score(state) == score(shuffled)
 
 
 @SETTINGS
@@ -209,13 +270,14 @@ def replay(state: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
     """Run a plan batch by batch on a copy; within a batch all machines arrive before any leaves."""
     state = copy.deepcopy(state)
     ledger = Ledger(state)
-    surplus, apart = ledger.surplus(), ledger.apart()
+    surplus, apart, mixed = ledger.broken()
     number = 0
     while number < len(plan["moves"]):
         batch = [move for move in plan["moves"] if move["batch"] == plan["moves"][number]["batch"]]
         ledger.extra = [(move["to"], ledger.vms[move["vm"]]) for move in batch]
         assert ledger.over() == []
         assert ledger.surplus() <= surplus
+        assert ledger.mixed() <= mixed
         ledger.extra = []
         for move in batch:
             vm = ledger.vms[move["vm"]]
@@ -223,14 +285,73 @@ def replay(state: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
             target = ledger.hosts[move["to"]]
             assert not target.get("maintenance")
             assert vm.get("zone") in (None, target.get("zone"))
+            assert set(vm.get("tags", ())) <= set(target.get("tags", ()))
+            assert move["to"] not in vm.get("exclude", ())
             vm["host"] = move["to"]
             assert ledger.surplus() <= surplus
         number += len(batch)
         assert ledger.apart() <= apart
-        surplus, apart = ledger.surplus(), ledger.apart()
+        surplus, apart, mixed = ledger.broken()
     for vm in state["vms"]:
         vm["host"] = ledger.vms[vm["id"]]["host"]
     return state
+
+
+@SETTINGS
+@given(state=clusters(rules=False, tiny=True), kind=st.sampled_from(["rebalance", "consolidate", "drain"]))
+def test_n_plus_one_is_kept_after_every_single_move(state: dict[str, Any], kind: str) -> None:
+    plans = {"rebalance": rebalance, "consolidate": consolidate, "drain": lambda each: drain(each, ["h0"])}
+    plan = plans[kind](state)
+    if kind == "drain":
+        state["hosts"][0]["maintenance"] = True
+    ledger = Ledger(state)
+    watched = {name: host for name, host in ledger.hosts.items() if not host.get("maintenance")}
+    ledger.hosts = watched
+    if kind != "drain" and not plan["n_plus_one"]["before"]:
+        return
+    for move in plan["moves"]:
+        ledger.vms[move["vm"]]["host"] = move["to"]
+        if plan["n_plus_one"]["after"]:
+            assert all(ledger.survives(name) for name in watched), move
+
+
+@SETTINGS
+@given(state=clusters(), policy=st.sampled_from(sorted(NAMED)), rule=st.sampled_from(["fewest_hosts", "volume_ratio"]))
+def test_a_plan_on_its_own_result_is_empty(state: dict[str, Any], policy: str, rule: str) -> None:
+    assert rebalance(carried_out(state, rebalance(state)))["moves"] == []
+    assert consolidate(carried_out(state, plan := consolidate(state, rule)), rule)["moves"] == [], plan["moves"]
+    names = [state["hosts"][0]["name"]]
+    assert drain(carried_out(state, drain(state, names, policy)), names, policy)["moves"] == []
+
+
+@st.composite
+def numa_fleets(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    node = {"vcpus_total": 8, "memory_total_bytes": 16 * GIB}
+    hosts = [
+        {"name": f"h{n}", "vcpus": {"total": 16}, "memory": {"total_bytes": 32 * GIB}, "numa": [node, node]}
+        for n in range(draw(st.integers(1, 3)))
+    ]
+    wanted = [
+        {"id": f"v{n}", **draw(machines(rules=False)), "numa_nodes": draw(st.integers(0, 2))}
+        for n in range(draw(st.integers(0, 14)))
+    ]
+    return {"schema_version": 1, "hosts": hosts}, wanted
+
+
+@SETTINGS
+@given(fleet=numa_fleets(), policy=st.sampled_from(sorted(NAMED)))
+def test_no_numa_node_is_promised_twice(fleet: tuple[dict[str, Any], list[dict[str, Any]]], policy: str) -> None:
+    state, wanted = fleet
+    by_id = {request["id"]: request for request in wanted}
+    taken: dict[tuple[str, int], list[int]] = {}
+    for each in place(state, wanted, policy)["placements"]:
+        request, nodes = by_id[each["request"]], each["numa"]
+        assert len(nodes) == len(set(nodes)) == request["numa_nodes"]
+        for node in nodes:
+            at = taken.setdefault((each["host"], node), [0, 0])
+            at[0] += -(-request["vcpus"] // len(nodes))
+            at[1] += -(-request["memory_bytes"] // len(nodes))
+    assert all(vcpus <= 8 and memory <= 16 * GIB for vcpus, memory in taken.values())
 
 
 def n_plus_one_by_sum(state: dict[str, Any], lost: str) -> bool:

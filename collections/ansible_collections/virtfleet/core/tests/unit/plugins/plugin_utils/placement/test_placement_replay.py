@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -43,8 +44,47 @@ def arrival(name: str, start: float | None = None, end: float | None = None, mem
 
 def test_the_kinds_are_told_apart_by_their_first_lines() -> None:
     assert [kind_of(text) for text in (REQUESTS, MACHINES, LOADS)] == ["requests", "machines", "loads"]
+    assert kind_of("a,b\n1,x") == "loads"
     for text in ("", "a,b", "a,b\nc,d", "a,b\n1,2,3", "group1|uuid|preferred||\n\nnode|1|2", '{"schema_version": 1}'):
         assert kind_of(text) is None
+
+
+@pytest.mark.parametrize(
+    ("read", "says"),
+    [
+        (
+            lambda: read_machines_trace(MACHINES + "a,1,1,0,1,2\n"),
+            "machines, line 6: 'a' was given before, at machines, line 2",
+        ),
+        (lambda: read_machines_trace(MACHINES + "\n\ne,x,1,0,1,2\n"), "machines, line 8: cpu_milli is a number"),
+        (
+            lambda: read_machines_trace(MACHINES + "e,1,1e300,0,1,2\n"),
+            "machines, line 6: memory_mib is a number from 0 to",
+        ),
+        (lambda: read_machines_trace(MACHINES + f"{'x' * 200_000},1,1,0,1,2\n"), "machines, line 6: field larger"),
+        (lambda: read_machines_trace(MACHINES + ",1,1,0,1,2\n"), "machines, line 6: a text is wanted"),
+        (lambda: read_machines_trace("name,cpu_milli\n"), "machines: there is no column 'creation_time'"),
+        (
+            lambda: read_requests_trace(REQUESTS + "0,1,1,,,\n", HOSTS, RACKS),
+            "requests, line 5: flavor_vcpus is a number from 1",
+        ),
+        (
+            lambda: read_requests_trace(REQUESTS + "1,1,99,,,\n", HOSTS, RACKS),
+            "requests, line 5: numa is a number from 0 to 64",
+        ),
+        (lambda: read_requests_trace(REQUESTS + "1,1,1,near,1,\n", HOSTS, RACKS), "requests, line 5: one of affinity"),
+        (lambda: read_requests_trace(REQUESTS, HOSTS + "8,1e18,8,16\n", RACKS), "hosts, line 4: RAM1 is a number"),
+        (lambda: read_requests_trace(REQUESTS, HOSTS, "host_id\n"), "racks: there is no column 'rack_id'"),
+        (lambda: read_loads_trace(LOADS + "1\n"), "loads, line 4: 2 loads from 0"),
+        (lambda: read_loads_trace(LOADS + "\n\n1,x\n"), "loads, line 6: 2 loads from 0"),
+        (lambda: read_loads_trace("a,a\n1,2\n"), "loads, line 1: two columns have one name"),
+        (lambda: read_loads_trace("a,b\n"), "loads: a line of names and at least one"),
+    ],
+)
+def test_a_wrong_line_of_a_trace_is_refused_with_its_number(read: Callable[[], object], says: str) -> None:
+    with pytest.raises(SchemaError) as caught:
+        read()
+    assert str(caught.value).startswith(says)
 
 
 def test_requests_bring_numa_nodes_racks_and_groups() -> None:

@@ -28,10 +28,18 @@ def resize(samples: list[dict[str, Any]], policy: dict[str, Any] | None = None, 
         (steady(9, cpu=80.0), "none"),
         (steady(10, cpu=79.9), "none"),
         (steady(0, cpu=90.0), "ask_up"),
+        (steady(0, cpu=89.9), "none"),
+        (steady(0, memory=90.0), "ask_up"),
+        (steady(0, disk=90.0), "ask_up"),
         (steady(0, cpu=95.0), "ask_up"),
         (steady(10, cpu=10.0), "ask_down"),
         (steady(9, cpu=10.0), "none"),
+        (steady(10, cpu=10.1), "none"),
         (steady(0, cpu=0.0), "ask_down"),
+        (steady(0, cpu=0.1), "none"),
+        (steady(10, memory=10.0), "ask_down"),
+        (steady(0, disk=0.0), "none"),
+        (steady(10, io=99.0), "none"),
         (steady(10, cpu=50.0), "none"),
         (steady(10, memory=85.0), "ask_up"),
         (steady(10, disk=85.0), "ask_up"),
@@ -49,6 +57,7 @@ def test_the_thresholds_are_those_of_the_decision(samples: list[dict[str, Any]],
 
 def test_force_is_only_used_within_the_limit_the_owner_agreed_to() -> None:
     assert resize(steady(0, memory=95.0), room_agreed=["memory"])["action"] == "force_up"
+    assert resize(steady(0, memory=94.9), room_agreed=["memory"])["action"] == "ask_up"
     assert resize(steady(0, memory=95.0), room_agreed=["cpu"])["action"] == "ask_up"
     assert resize(steady(0, cpu=0.0), room_agreed=["cpu"])["action"] == "ask_down"
 
@@ -91,6 +100,48 @@ def test_a_host_asks_the_administrator_and_is_never_scaled_down() -> None:
     assert resize(steady(10, cpu=5.0), subject_kind="host")["action"] == "none"
 
 
+@pytest.mark.parametrize("metric", ["cpu", "memory", "disk", "io"])
+def test_a_host_is_judged_by_every_metric_and_the_machine_that_causes_the_peak_is_named(metric: str) -> None:
+    """S2.15: find the machine that caused the peak. One that nobody measures is not taken for the cause."""
+    machines = [
+        {"id": "m10", "values": {metric: 40.0}},
+        {"id": "m2", "values": {metric: 40.0}},
+        {"id": "m3", "values": {metric: 10.0}},
+        {"id": "m4", "values": {}},
+    ]
+    hot = resize(steady(10, **{metric: 80.0}), subject_kind="host", machines=machines)
+    assert (hot["action"], hot["metric"], hot["machine"]) == ("ask_up", metric, "m2")
+    assert "m2 takes most of it, 40 %" in hot["text"]
+    blind = resize(steady(0, **{metric: 90.0}), subject_kind="host", machines=machines[3:])
+    assert (blind["action"], blind["machine"]) == ("ask_up", None)
+    assert "which machine causes it is unknown" in blind["text"]
+    assert resize(steady(10, **{metric: 79.9}), subject_kind="host", machines=machines)["machine"] is None
+
+
+def test_a_machine_whose_host_is_full_has_to_move_before_it_grows() -> None:
+    """S2.12: scale up "if it can, or else migrate and scale up"."""
+    assert resize(steady(0, memory=91.0), host_full=["memory"])["means"] == "migrate_and_resize"
+    assert "has to move first" in resize(steady(0, memory=91.0), host_full=["memory"])["text"]
+    assert resize(steady(0, memory=91.0), host_full=["cpu"])["means"] == "resize"
+    assert resize(steady(0, cpu=0.0), host_full=["cpu"])["means"] == "resize"
+
+
+def test_time_without_a_measurement_is_no_part_of_a_window() -> None:
+    two = [{"time": -600, "values": {"cpu": 85.0}}, {"time": 0, "values": {"cpu": 85.0}}]
+    assert resize(two)["action"] == "none"
+    assert resize(two, {"stale_seconds": 600})["action"] == "ask_up"
+
+
+def test_what_was_measured_before_the_last_action_says_nothing_about_after() -> None:
+    forced = {"samples": steady(0, cpu=99.0), "room_agreed": ["cpu"]}
+    assert (
+        "before the last action"
+        in scale({"now": 20, "subject": "v", "last_action": {"action": "up", "time": 10}, **forced}, {})["text"]
+    )
+    again = {"now": 0, "subject": "v", "last_action": {"action": "up", "time": -10}, **forced}
+    assert scale(again, {})["action"] == "force_up"
+
+
 def test_a_disk_is_never_made_smaller_and_the_reason_is_told() -> None:
     assert "cannot shrink" in resize(steady(10, disk=1.0))["text"]
 
@@ -109,6 +160,8 @@ def group(loads: list[float], minutes: int = 5, policy: dict[str, Any] | None = 
         ([80.0, 80.0], "none", None),
         ([20.0, 20.0], "down", "m1"),
         ([32.4, 32.4], "down", "m1"),
+        ([32.5, 32.5], "none", None),
+        ([80.1, 80.1], "up", None),
         ([33.0, 33.0], "none", None),
         ([45.0, 45.0], "none", None),
         ([20.0, 20.0, 20.0], "down", "m2"),
@@ -121,6 +174,34 @@ def test_a_group_grows_when_hot_and_shrinks_when_the_rest_could_carry_it(
     """S4.5-S4.8: mean over 80 % goes up; mean * n / (n - 1) under 80 % less the margin of 15 goes down."""
     decision = group(loads)
     assert (decision["action"], decision["member"]) == (action, member)
+
+
+def test_a_member_nobody_measures_is_neither_idle_nor_busy() -> None:
+    """The mean of the others decides only where it would be the same whatever the unknown one does."""
+    members = [{"id": f"m{n}", "state": "idle", "since": float(n)} for n in range(3)]
+
+    def decide(**values: float) -> dict[str, Any]:
+        return scale({"now": 0, "members": members, "samples": steady(5, **values)}, {"kind": "group_cpu"})
+
+    assert decide(m0=20.0, m1=20.0, m2=20.0)["action"] == "down"
+    idle = decide(m0=20.0, m1=20.0)
+    assert (idle["action"], "the load of m2 is unknown" in idle["text"]) == ("none", True)
+    assert decide(m0=0.0, m1=0.0)["action"] == "down"
+    assert decide(m0=100.0, m1=100.0)["action"] == "none"
+    assert decide(m0=100.0, m1=100.0, m2=41.0)["action"] == "up"
+
+
+def test_a_group_that_was_measured_long_ago_is_left_alone() -> None:
+    old = [{"time": -600 - each["time"], "values": {"m0": 99.0}} for each in steady(0)]
+    assert "unknown" in group([99.0], samples=old)["text"]
+    rate = {
+        "now": 0,
+        "members": [{"id": "a"}],
+        "samples": [{"time": t, "values": {"requests": 9 - t}} for t in (-520, -400)],
+    }
+    assert "unknown" in scale(rate, {"kind": "group_requests"})["text"]
+    rate["samples"] = [{"time": -500, "values": {"requests": 9.0}}, {"time": 0, "values": {"requests": 90.0}}]
+    assert "to compare with" in scale(rate, {"kind": "group_requests"})["text"]
 
 
 def test_a_group_does_not_flap_on_its_own_border() -> None:
@@ -162,11 +243,15 @@ def test_a_group_without_measurements_is_left_alone() -> None:
     ("before", "after", "action"),
     [
         (8.5, 10.2, "up"),
+        (8.5, 10.19, "none"),
+        (8.49, 10.2, "none"),
         (8.4, 20.0, "none"),
         (10.0, 11.9, "none"),
         (10.0, 8.0, "down"),
         (9.6, 1.0, "none"),
         (9.7, 7.76, "down"),
+        (9.7, 7.77, "none"),
+        (9.69, 7.7, "none"),
     ],
 )
 def test_the_request_rate_scales_by_its_change_with_floors(before: float, after: float, action: str) -> None:
@@ -179,6 +264,20 @@ def test_the_request_rate_scales_by_its_change_with_floors(before: float, after:
     decision = scale(history, {"kind": "group_requests"})
     assert decision["action"] == action
     assert decision["member"] == ("b" if action == "down" else None)
+
+
+def test_the_request_rate_keeps_bounds_and_cooldown() -> None:
+    def decide(before: float, after: float, last: float | None = None, **rules: int) -> dict[str, Any]:
+        samples = [{"time": -120, "values": {"requests": before}}, {"time": 0, "values": {"requests": after}}]
+        history: dict[str, Any] = {"now": 0, "members": [{"id": "a"}, {"id": "b", "since": 1}], "samples": samples}
+        if last is not None:
+            history["last_action"] = {"action": "up", "time": last}
+        return scale(history, {"kind": "group_requests", **rules})
+
+    assert "the most allowed" in decide(10.0, 20.0, max=2)["text"]
+    assert "the fewest allowed" in decide(20.0, 10.0, min=2)["text"]
+    assert "waiting 1 s more" in decide(10.0, 20.0, last=-299.0)["text"]
+    assert decide(10.0, 20.0, last=-300.0)["action"] == "up"
 
 
 def test_the_request_rate_needs_something_to_compare_with() -> None:

@@ -1,5 +1,5 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""numpy and plain lists decide the same. Where numpy is not installed, that the library does without it."""
+"""numpy and plain lists decide the same; the library does without numpy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import place, vectors
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement import NAMED, place, vectors
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 GIB = 2**30
 LIBRARY = Path(vectors.__file__).parent
@@ -48,10 +50,22 @@ def large_fleet(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 @pytest.mark.parametrize("seed", range(4))
 def test_numpy_and_plain_lists_decide_the_same(policy: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     state, requests = large_fleet(seed)
-    # Without numpy both are plain, and this only says that the library does without it.
     fast = place(state, requests, policy)
     monkeypatch.setattr(vectors, "numpy", None)
     assert place(state, requests, policy) == fast
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), policy=st.sampled_from(sorted(NAMED)), explain=st.booleans())
+def test_numpy_and_plain_lists_decide_the_same_for_every_fleet_and_policy(
+    seed: int, policy: str, explain: bool
+) -> None:
+    assert vectors.numpy is not None, "the tests' environment has numpy: without it this would prove nothing"
+    state, requests = large_fleet(seed)
+    fast = place(state, requests[:60], policy, explain=explain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "numpy", None)
+        assert place(state, requests[:60], policy, explain=explain) == fast
 
 
 def test_the_library_imports_nothing_but_the_standard_library() -> None:

@@ -1,0 +1,180 @@
+"""Machines changed through REST and the CLI: resized, given disks and cards; refused where it does not fit."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import settings
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+
+from tests.lab.fleet import Fleet, wait_until
+from tests.lab.test_storage_modules import remove_volumes
+
+pytestmark = pytest.mark.lab
+
+MIB = 2**20
+
+
+def changed(fleet: Fleet, path: str, body: dict[str, Any], state: str = "succeeded") -> dict[str, Any]:
+    """Ask for a change and wait for its job."""
+    answer = fleet.http.patch(path, json=body)
+    assert answer.status_code == 202, answer.text
+    job = fleet.ended(answer.json()["job"], 240)
+    assert job["state"] == state, job["error"]
+    return job
+
+
+def item(job: dict[str, Any]) -> dict[str, Any]:
+    """Return what the run said of the machine."""
+    found: dict[str, Any] = next(result for result in job["result"].values() if result.get("vms"))["vms"][0]
+    return found
+
+
+def live(fleet: Fleet, vm: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that libvirt says a machine runs with."""
+    import xml.etree.ElementTree as ET
+
+    with opened_host(fleet.lab.host(vm["host"]).uri, Deadline(20)) as connection:
+        return settings.read(ET.fromstring(connection.lookupByUUIDString(vm["uuid"]).XMLDesc(0)))
+
+
+def cli(fleet: Fleet, *words: str, code: int = 0) -> str:
+    program = [sys.executable, "-c", "from virtfleet.cli.main import main; main()", *words]
+    environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
+    done = subprocess.run(
+        program, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_running_machine_is_resized_up_to_its_maxima_and_beyond_them_with_a_power_cycle(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    vm = fleet.create("web1", max_vcpus=2, max_memory="192MiB", wait_for="agent")
+    assert (vm["max_vcpus"], vm["max_memory"]) == (2, "192MiB")
+    job = changed(fleet, "/vms/web1", {"vcpus": 2, "memory": "192MiB", "autostart": True, "io": {"iops": 4000}})
+    assert not item(job)["needs_power_cycle"]
+    now = fleet.get("/vms/web1")
+    assert (now["vcpus"], now["memory"], now["autostart"], now["io"]) == (2, "192MiB", True, {"iops": 4000})
+    found = live(fleet, vm)
+    assert (found["vcpus"], found["memory"], found["io"]["iops"]) == (2, 192 * MIB, 4000)
+
+    # The root partition of this guest grows only when it boots: the disk grew, the file system did not, and it is said.
+    grown = changed(fleet, "/vms/web1", {"grow_disk_by": "256MiB"})
+    assert fleet.get("/vms/web1")["disk"] == "1.25GiB"
+    told = [event["text"] for event in fleet.get(f"/jobs/{grown['id']}/events")["items"] if event["kind"] == "message"]
+    assert any("file system" in text for text in told), told
+
+    beyond = changed(fleet, "/vms/web1", {"vcpus": 3})
+    assert item(beyond)["needs_power_cycle"]
+    assert live(fleet, vm)["max_vcpus"] == 2
+    cycled = changed(fleet, "/vms/web1", {"vcpus": 3, "allow_power_cycle": True, "grace": 60})
+    assert item(cycled)["power_cycled"]
+    assert live(fleet, vm)["vcpus"] == 3
+    assert fleet.get("/vms/web1")["state"] == "running"
+
+    replay = cli(fleet, "job", "replay", cycled["id"], "--dir", str(tmp_path / "replay"))
+    ran = subprocess.run(shlex.split(replay), check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "changed=0" in ran.stdout
+
+
+def test_what_does_not_fit_or_cannot_be_is_refused_at_once(fleet: Fleet) -> None:
+    fleet.create("web1", start=False)
+    before = fleet.get("/vms/web1")
+    answer = fleet.http.patch("/vms/web1", json={"memory": "512TiB"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "no_capacity")
+    reasons = {each["host"]: each["reasons"] for each in answer.json()["hosts"]}
+    assert any("memory" in reason for reason in reasons[before["host"]]), reasons
+    for body, status in (
+        ({"disk": "512MiB"}, 422),
+        ({}, 422),
+        ({"vcpus": 0}, 422),
+        ({"memory": "1"}, 422),
+        ({"io": {"iops": 1, "read_iops": 1}}, 422),
+        ({"nonsense": 1}, 422),
+    ):
+        assert fleet.http.patch("/vms/web1", json=body).status_code == status, body
+    stale = fleet.http.patch("/vms/web1", json={"vcpus": 2}, headers={"If-Match": '"999"'})
+    assert stale.status_code == 412
+    assert fleet.get("/vms/web1")["generation"] == before["generation"]
+    tag = fleet.http.get("/vms/web1").headers["ETag"]
+    taken = fleet.http.patch("/vms/web1", json={"vcpus": 2}, headers={"If-Match": tag})
+    assert taken.status_code == 202
+    assert fleet.ended(taken.json()["job"])["state"] == "succeeded"
+
+
+def test_what_the_host_refuses_is_given_back(fleet: Fleet) -> None:
+    """The domain is undefined behind the fleet's back: the job fails, and nothing stays reserved."""
+    vm = fleet.create("web1", start=False)
+    with opened_host(fleet.lab.host(vm["host"]).uri, Deadline(20)) as connection:
+        domain = connection.lookupByName("web1")
+        document = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        domain.undefine()
+        try:
+            failed = changed(fleet, "/vms/web1", {"vcpus": 2, "memory": "256MiB", "disk": "2GiB"}, "failed")
+            assert "web1" in failed["error"]["message"]
+        finally:
+            connection.defineXML(document)
+    now = fleet.get("/vms/web1")
+    assert (now["vcpus"], now["memory"], now["disk"]) == (1, "128MiB", "1GiB")
+    assert now["error"]["message"] == failed["error"]["message"]
+
+
+def test_disks_and_cards_are_attached_changed_and_detached(fleet: Fleet) -> None:
+    vm = fleet.create("web1", start=False)
+    uri = fleet.lab.host(vm["host"]).uri
+    volume = f"web1-{vm['uuid'][:8]}-data-data"
+    try:
+        attached = fleet.ended(fleet.post("/vms/web1/disks", {"serial": "data", "size": "16MiB", "bus": "scsi"})["job"])
+        assert attached["state"] == "succeeded", attached["error"]
+        changed(fleet, "/vms/web1/disks/data", {"size": "32MiB", "io": {"iops": 10}})
+        root, data = fleet.get("/vms/web1/disks")["items"]
+        assert (root["serial"], root["size"]) == ("root", "1GiB")
+        assert (data["volume"], data["size"], data["bus"], data["io"]) == (volume, "32MiB", "scsi", {"iops": 10})
+        assert fleet.http.post("/vms/web1/disks", json={"serial": "data", "size": "1MiB"}).status_code == 409
+        assert fleet.http.patch("/vms/web1/disks/data", json={"size": "16MiB"}).status_code == 422
+        assert fleet.http.patch("/vms/web1/disks/none", json={"size": "16MiB"}).status_code == 404
+        assert fleet.http.delete("/vms/web1/disks/root").status_code == 409
+        assert fleet.http.post("/vms/web1/disks", json={"serial": "</x>", "size": "1MiB"}).status_code == 422
+
+        # It moves to another machine of the same host, with what is on it.
+        other = fleet.create("web2", start=False, host=vm["host"])
+        refused = fleet.ended(fleet.post("/vms/web2/disks", {"serial": "data", "volume": volume})["job"])
+        assert (refused["state"], "web1" in refused["error"]["message"]) == ("failed", True), refused
+        assert [disk["serial"] for disk in fleet.get("/vms/web2/disks")["items"]] == ["root"]
+        assert fleet.ended(fleet.http.delete("/vms/web1/disks/data").json()["job"])["state"] == "succeeded"
+        assert [disk["serial"] for disk in fleet.get("/vms/web1/disks")["items"]] == ["root"]
+        cli(fleet, "vm", "disk", "attach", "web2", "moved", "--volume", volume, "--bus", "usb")
+        assert "32MiB" in cli(fleet, "vm", "disk", "list", "web2")
+        cli(fleet, "vm", "disk", "change", "web2", "moved", "--grow-by", "32MiB")
+        with opened_host(uri, Deadline(20)) as connection:
+            domain = connection.lookupByUUIDString(other["uuid"])
+            assert volume in domain.XMLDesc(0)
+        cli(fleet, "vm", "disk", "detach", "web2", "moved")
+        with opened_host(uri, Deadline(20)) as connection:
+            pool = connection.storagePoolLookupByName("default")
+            assert pool.storageVolLookupByName(volume).info()[1] == 64 * MIB
+
+        answer = fleet.post("/vms/web1/nics", {})
+        assert fleet.ended(answer["job"])["state"] == "succeeded"
+        mac = answer["nic"]["mac"]
+        changed(fleet, f"/vms/web1/nics/{mac}", {"link": "down"})
+        assert [nic["link"] for nic in fleet.get("/vms/web1/nics")["items"]] == ["up", "down"]
+        assert mac in cli(fleet, "vm", "nic", "list", "web1")
+        cli(fleet, "vm", "nic", "detach", "web1", mac)
+        assert len(fleet.get("/vms/web1")["networks"]) == 1
+        cli(fleet, "vm", "resize", "web1", "--vcpus", "2", "--disk", "2GiB")
+        assert (fleet.get("/vms/web1")["vcpus"], fleet.get("/vms/web1")["disk"]) == (2, "2GiB")
+        assert "shrinks" in cli(fleet, "vm", "resize", "web1", "--disk", "1GiB", code=2)
+    finally:
+        fleet.delete_all()
+        wait_until(lambda: not fleet.get("/vms")["items"], 60, "the machines to go")
+        remove_volumes(uri, "default", volume)
