@@ -79,14 +79,27 @@ class Guest:
         self._ask("guest-file-write", handle=handle, **{"buf-b64": data})
         self._ask("guest-file-flush", handle=handle)
         self._ask("guest-file-close", handle=handle)
-        pid = self._ask("guest-exec", path="/bin/sync")["pid"]
-        wait_until(lambda: self._ask("guest-exec-status", pid=pid)["exited"], 60, "sync")
+        self.run("sync")
+
+    def run(self, script: str, *, wait: bool = True) -> str:
+        """Run a shell script in the machine; return what it printed, if it is to be waited for."""
+        self.ready()
+        asked = {"path": "/bin/sh", "arg": ["-c", script], "capture-output": True}
+        pid = self._ask("guest-exec", **asked)["pid"]
+        if not wait:
+            return ""
+        answers: list[dict[str, Any]] = []
+
+        def ended() -> bool:
+            answers.append(self._ask("guest-exec-status", pid=pid))  # told of its end, the agent forgets it
+            return bool(answers[-1]["exited"])
+
+        wait_until(ended, 60, "the script")
+        return base64.b64decode(answers[-1].get("out-data", "")).decode()
 
     def read(self) -> str | None:
         """Return what the file holds, read from the disk anew; None when there is none."""
-        self.ready()
-        pid = self._ask("guest-exec", path="/bin/sh", arg=["-c", "echo 3 > /proc/sys/vm/drop_caches"])["pid"]
-        wait_until(lambda: self._ask("guest-exec-status", pid=pid)["exited"], 60, "the caches to be dropped")
+        self.run("echo 3 > /proc/sys/vm/drop_caches")
         try:
             handle = self._ask("guest-file-open", path=MARK, mode="r")
         except libvirt.libvirtError:

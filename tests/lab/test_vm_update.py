@@ -109,6 +109,10 @@ def test_a_machine_that_is_not_stopped_holds_what_can_be_held_at_once(host: str,
 
 def test_a_running_machine_gets_vcpus_memory_and_limits_without_a_reboot(host: str, image: str) -> None:
     asked = machine(image, state="running", wait_for="agent", timeout=BOOT_SECONDS, max_vcpus=3, max_memory="192MiB")
+    call("vm", host, **asked | {"wait_for": "running"})
+    # It has not booted yet, and gives nothing back before: what it is told now holds then.
+    for memory in ("160MiB", "128MiB"):
+        assert {entry["effect"] for entry in agreed(host, name="vm-test", memory=memory)["plan"]} == {"live"}
     call("vm", host, **asked)
     with opened_host(host, Deadline(10)) as connection:
         domain = connection.lookupByName("vm-test")

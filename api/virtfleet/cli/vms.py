@@ -240,22 +240,30 @@ def explain(
     with reported():
         body = _wish(flavor, vcpus, memory, disk, image, count, zone, host, pool, policy)
         decision = connect().post("/placements", body | {"name": name})
-        if output in (Output.json, Output.yaml):
+        if output is Output.table:
+            _show_verdicts(decision)
+        elif output is Output.name:
+            for each in decision["placements"]:
+                print(each["host"])
+        else:
             show_one(decision, [], output)
-            return
-        for each in [*decision["placements"], *decision["unplaced"]]:
-            why = each["explanation"]
-            say(why["text"])
-            rows = [
-                {"host": one["host"], "verdict": "chosen" if one["host"] == why["chosen"] else "fits"}
-                | {"score": f"{one['score']:.3f}", "why": ", ".join(f"{k} {v:.3f}" for k, v in one["terms"].items())}
-                for one in why["ranked"]
-            ] + [
-                {"host": one["host"], "verdict": "refused", "score": "-"}
-                | {"why": "; ".join(reason["text"] for reason in one["reasons"])}
-                for one in why["rejected"]
-            ]
-            columns = [("HOST", field("host")), *plain("verdict", "score", "why")]
-            show_list(rows, columns, Output.table, "hosts")
         if not decision["fits"]:
             raise typer.Exit(REFUSED)
+
+
+def _show_verdicts(decision: dict[str, Any]) -> None:
+    """Write a table for each machine: every host, with its score and what it is made of, or the reasons against it."""
+    columns = [("HOST", field("host")), *plain("verdict", "score", "why")]
+    for each in [*decision["placements"], *decision["unplaced"]]:
+        why = each["explanation"]
+        say(why["text"])
+        rows = [
+            {"host": one["host"], "verdict": "chosen" if one["host"] == why["chosen"] else "fits"}
+            | {"score": f"{one['score']:.3f}", "why": ", ".join(f"{k} {v:.3f}" for k, v in one["terms"].items())}
+            for one in why["ranked"]
+        ] + [
+            {"host": one["host"], "verdict": "refused", "score": "-"}
+            | {"why": "; ".join(reason["text"] for reason in one["reasons"])}
+            for one in why["rejected"]
+        ]
+        show_list(rows, columns, Output.table, "hosts")

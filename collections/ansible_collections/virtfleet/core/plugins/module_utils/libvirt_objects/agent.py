@@ -295,8 +295,13 @@ def thaw(domain: libvirt.virDomain, deadline: Deadline, wanted: str) -> None:
 
 
 def authorized_keys(domain: libvirt.virDomain, user: str, deadline: Deadline, wanted: str) -> list[str]:
-    """Return the SSH keys that a user of a machine lets in."""
-    answer = ask(domain, "guest-ssh-get-authorized-keys", {"username": user}, deadline, wanted)
+    """Return the SSH keys that a user of a machine lets in; none for one that has no file of them."""
+    try:
+        answer = ask(domain, "guest-ssh-get-authorized-keys", {"username": user}, deadline, wanted)
+    except VirtfleetError as error:
+        if error.code == "refused" and agent_is_there(domain, deadline):
+            return []  # whether there is such a user at all, setting the keys will tell
+        raise
     found = answer.get("keys") if isinstance(answer, dict) else None
     return [str(each).strip() for each in found if str(each).strip()] if isinstance(found, list) else []
 

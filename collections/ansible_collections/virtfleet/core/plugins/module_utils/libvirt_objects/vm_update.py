@@ -173,7 +173,9 @@ def carry_out(
         if live and prepared.live is not None:
             hot = prepared.update.names(plan.LIVE)
             for name in (name for name in _LIVE if name in hot):
-                _change_live(domain, prepared.live, name, prepared.wanted[name], deadline, undo=undo)
+                # What a machine does when it has booted, it is told now and not waited for.
+                patience = Deadline(0) if name == "memory" and _gives_late(prepared) else deadline
+                _change_live(domain, prepared.live, name, prepared.wanted[name], patience, undo=undo)
         if _NAME in names:
             undo.append(partial(domain.rename, domain.name(), 0))
             domain.rename(prepared.wanted[_NAME], 0)
@@ -244,6 +246,12 @@ def _check_kept(domain: libvirt.virDomain, prepared: Prepared, after: ET.Element
         )
 
 
+def _gives_late(prepared: Prepared) -> bool:
+    if prepared.live is None or prepared.definition is None:
+        return False
+    return vm_settings.gives_late(settings.read(prepared.live), settings.read(prepared.definition))
+
+
 def _change_live(
     domain: libvirt.virDomain,
     live: ET.Element,
@@ -272,6 +280,8 @@ def _set_vcpus(domain: libvirt.virDomain, _live: ET.Element, value: int, _deadli
 
 def _set_memory(domain: libvirt.virDomain, _live: ET.Element, value: int, deadline: Deadline) -> None:
     domain.setMemoryFlags(value // _KIB, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    if deadline.passed:
+        return
 
     def there() -> bool:
         return bool(settings.read(ET.fromstring(domain.XMLDesc(0)))["memory"] == value)
