@@ -195,6 +195,8 @@ def test_several_machines_are_reserved_together_or_not_at_all(fleet: Caller) -> 
         ({"name": "a", "count": 2, "address": "10.9.0.9"}, 422, "invalid"),
         ({"name": "a", "ssh_keys": ["not a key"]}, 422, "invalid"),
         ({"name": "a", "wait_for": "godot"}, 422, "invalid"),
+        ({"name": "a", "paused": True, "start": False}, 422, "invalid"),
+        ({"name": "a", "paused": True, "wait_for": "agent"}, 422, "invalid"),
     ],
 )
 def test_wrong_input_is_a_problem_and_leaves_nothing(fleet: Caller, body: Any, status: int, code: str) -> None:
@@ -230,6 +232,15 @@ def test_a_repeated_request_is_answered_as_before_and_done_once(fleet: Caller) -
     assert len({answer.data for answer in answers}) == 1
     assert count(Vm) == 1
     problem(fleet("POST", "/vms", {"name": "two"}, Idempotency_Key="k1"), 422, "idempotency_mismatch")
+
+
+@pytest.mark.parametrize(
+    ("wish", "state"), [({}, "running"), ({"start": False}, "present"), ({"paused": True}, "paused")]
+)
+def test_a_machine_is_made_running_stopped_or_paused(fleet: Caller, wish: dict[str, Any], state: str) -> None:
+    assert fleet("POST", "/vms", {"name": "web1", **wish}).status_code == 202
+    with database.read() as session:
+        assert session.query(Vm).one().spec["state"] == state
 
 
 def test_a_name_is_taken_once(fleet: Caller) -> None:
