@@ -117,3 +117,34 @@ def test_nothing_runs_in_a_machine_that_does_not_run(fleet: Fleet, state: str) -
 def test_what_cannot_be_is_refused(fleet: Fleet, body: dict[str, Any]) -> None:
     status, told = fleet.post("/vms/web1/exec", body)
     assert (status, told["code"]) == (422, "invalid")
+
+
+def test_what_is_put_inside_is_kept_as_secrets(fleet: Fleet) -> None:
+    file = {"path": "/etc/motd", "content": SECRET}
+    body: dict[str, Any] = {"file": file, "user": "root", "password": SECRET, "ssh_keys": ["ssh-ed25519 AAAA x"]}
+    assert fleet.post("/vms/web1/guest", body, fleet.token_for("vms:write"))[0] == 403
+    status, told = fleet.post("/vms/web1/guest", body)
+    assert status == 202
+    assert SECRET not in json.dumps(told)
+    with database.read() as session:
+        job = session.query(Job).filter_by(kind="vm.guest").one()
+        assert SECRET not in json.dumps(job.variables)
+        assert len(runner.secret_ids(job.variables)) == 2
+        assert job.variables["virtfleet_ssh_keys"] == ["ssh-ed25519 AAAA x"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"password": "x"},
+        {"ssh_keys": ["x"]},
+        {"user": "root", "password": "two\nlines"},
+        {"file": {"path": "relative", "content": ""}},
+        {"frozen": "yes"},
+    ],
+    ids=lambda body: repr(body)[:40],
+)
+def test_what_cannot_be_inside_is_refused(fleet: Fleet, body: dict[str, Any]) -> None:
+    status, told = fleet.post("/vms/web1/guest", body)
+    assert (status, told["code"]) == (422, "invalid")

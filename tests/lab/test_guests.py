@@ -133,6 +133,64 @@ def test_an_agent_tells_of_its_machine_and_silence_is_told(guest: str) -> None:
                 domain.resume()
 
 
+def change(uri: str, **options: Any) -> bool:
+    """Predict a change, make it, and make it again; return whether there was one."""
+    predicted = call("vm_guest", uri, check=True, name="inside", **options)
+    made = call("vm_guest", uri, name="inside", **options)
+    assert (predicted.changed, predicted.values["plan"]) == (made.changed, made.values["plan"])
+    assert predicted.after == made.after
+    if options.get("password") is None:
+        assert not call("vm_guest", uri, name="inside", **options).changed
+    return made.changed
+
+
+def test_a_file_is_as_wanted_once(guest: str, tmp_path: Path) -> None:
+    source = tmp_path / "file"
+    source.write_bytes(os.urandom(200_000))
+    assert change(guest, file={"path": "/tmp/file", "src": str(source)})
+    expected = subprocess.run(["sha256sum"], stdin=source.open(), capture_output=True, text=True, check=True).stdout
+    assert run(guest, "sh", "-c", "sha256sum < /tmp/file")["stdout"] == expected
+    assert change(guest, file={"path": "/tmp/file", "content": "{{ 7 * 7 }}\n"})
+    assert run(guest, "cat", "/tmp/file")["stdout"] == "{{ 7 * 7 }}\n"
+    with pytest.raises(VirtfleetError) as failed:
+        change(guest, file={"path": "/no/such/folder/file", "content": "x"})
+    assert failed.value.code == "refused"
+    with pytest.raises(VirtfleetError) as failed:
+        change(guest, file={"path": "/tmp/../etc/passwd", "content": "x"})
+    assert failed.value.code == "invalid"
+
+
+def test_file_systems_are_frozen_and_thawed(guest: str) -> None:
+    try:
+        assert change(guest, frozen=True)
+        assert call("vm_guest_info", guest, vms=[{"name": "inside"}]).values["vms"][0]["guest"]["frozen"] is True
+        with pytest.raises(VirtfleetError) as failed:
+            change(guest, file={"path": "/tmp/frozen", "content": "x"})
+        assert failed.value.code == "refused"
+        assert "frozen" in failed.value.obstacle
+    finally:
+        assert call("vm_guest", guest, name="inside", frozen=False).changed
+    assert not change(guest, frozen=False)
+
+
+def test_keys_and_passwords_are_set_for_a_user(guest: str) -> None:
+    keys = [f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIP{letter * 41} some@one" for letter in "ab"]
+    assert change(guest, user="root", ssh_keys=keys[:1])
+    assert change(guest, user="root", ssh_keys=keys)
+    assert not change(guest, user="root", ssh_keys=keys[:1])
+    assert change(guest, user="root", ssh_keys=keys[1:], only_ssh_keys=True)
+    assert run(guest, "cat", "/root/.ssh/authorized_keys")["stdout"].split("\n")[:-1] == keys[1:]
+    before = run(guest, "cat", "/etc/shadow")["stdout"]
+    assert change(guest, user="root", password=SECRET)
+    after = run(guest, "cat", "/etc/shadow")["stdout"]
+    assert after != before
+    assert SECRET not in after
+    with pytest.raises(VirtfleetError) as failed:
+        change(guest, user="nobody-known", password=SECRET)
+    assert failed.value.code == "refused"
+    assert SECRET not in str(failed.value)
+
+
 def test_programs_run_through_rest_and_the_command_line(fleet: Fleet, tmp_path: Path) -> None:
     fleet.create("web1", wait_for="agent", host="host1")
     token = (fleet.home / "admin.token").read_text().strip()
@@ -153,6 +211,14 @@ def test_programs_run_through_rest_and_the_command_line(fleet: Fleet, tmp_path: 
     assert "No such file" in missing.stderr
     shown = virtfleet("vm", "guest", "web1")
     assert "virtfleet small guest" in shown.stdout, shown.stdout + shown.stderr
+    # The inside is changed the same way.
+    local = tmp_path / "local"
+    local.write_text("{{ 7 * 7 }}\n")
+    assert virtfleet("vm", "put", "web1", str(local), "/tmp/put").returncode == 0
+    assert virtfleet("vm", "exec", "web1", "--", "cat", "/tmp/put").stdout == "{{ 7 * 7 }}\n"
+    assert virtfleet("vm", "password", "web1", text=f"{SECRET}\n").returncode == 0
+    assert virtfleet("vm", "freeze", "web1").returncode == 0
+    assert virtfleet("vm", "thaw", "web1").returncode == 0
     # Nothing of what a program read is in anything that is kept, but the encrypted secret.
     job = fleet.post("/vms/web1/exec", {"argv": ["cat"], "stdin": f"{SECRET}\n"})["job"]
     ended = fleet.ended(job)

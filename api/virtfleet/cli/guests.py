@@ -1,4 +1,4 @@
-"""`virtfleet vm exec` and `virtfleet vm guest`: what is inside machines."""
+"""`virtfleet vm exec`, `guest`, `freeze`, `thaw`, `put`, `authorize` and `password`: what is inside machines."""
 
 import sys
 from pathlib import Path
@@ -62,6 +62,62 @@ def guest(name: Name, wait: Wait = True, output: Format = Output.table) -> None:
             say(f"The agent of {name} does not answer: {printable(told['reason'] or 'nobody knows why')}")
             raise typer.Exit(1)
         show_one(told["guest"], LINES, output)
+
+
+def _change(name: str, done: str, wait: bool, body: dict[str, Any]) -> None:
+    with reported():
+        api = connect()
+        if finish(api, api.post(f"/vms/{ref(name)}/guest", body), wait=wait) is not None:
+            say(f"{name}: {done}")
+
+
+User = Annotated[str, typer.Option(help="The user inside it.")]
+
+
+@app.command()
+def freeze(name: Name, wait: Wait = True) -> None:
+    """Hold all writing to a machine's disks, until it is thawed."""
+    _change(name, "frozen", wait, {"frozen": True})
+
+
+@app.command()
+def thaw(name: Name, wait: Wait = True) -> None:
+    """Let a machine write again."""
+    _change(name, "thawed", wait, {"frozen": False})
+
+
+@app.command()
+def put(
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="A file of text here.")],
+    path: Annotated[str, typer.Argument(help="Its path inside the machine.")],
+    wait: Wait = True,
+) -> None:
+    """Write a file inside a machine."""
+    with reported():
+        content = read_text(file, "the file")
+    _change(name, f"{path} written", wait, {"file": {"path": path, "content": content}})
+
+
+@app.command()
+def authorize(
+    name: Name,
+    key: Annotated[list[Path], typer.Argument(help="Public key files.")],
+    user: User = "root",
+    only: Annotated[bool, typer.Option("--only", help="Let no other key in.")] = False,
+    wait: Wait = True,
+) -> None:
+    """Let SSH keys into a machine that runs."""
+    with reported():
+        keys = [read_text(path, "the SSH key").strip() for path in key]
+    _change(name, "keys set", wait, {"user": user, "ssh_keys": keys, "only_ssh_keys": only})
+
+
+@app.command()
+def password(name: Name, user: User = "root", wait: Wait = True) -> None:
+    """Set a password inside a machine; it is asked for, or read from the input."""
+    given = typer.prompt("Password", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    _change(name, "password set", wait, {"user": user, "password": given})
 
 
 def _only(job: dict[str, Any]) -> dict[str, Any]:

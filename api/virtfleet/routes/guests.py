@@ -1,4 +1,4 @@
-"""`/vms/{ref}/exec` and `/vms/{ref}/guest-info`."""
+"""`/vms/{ref}/exec`, `/vms/{ref}/guest` and `/vms/{ref}/guest-info`."""
 
 from apiflask import APIBlueprint
 from flask import Response
@@ -7,9 +7,10 @@ from sqlalchemy.orm import Session
 from virtfleet.models import Vm
 from virtfleet.routes import views
 from virtfleet.routes.door import location_of, once, require
-from virtfleet.schemas.guests import ExecIn
+from virtfleet.schemas.guests import ExecIn, GuestIn
 from virtfleet.services import guests
 from virtfleet.services.auth import Principal
+from virtfleet.services.guests import Wish
 from virtfleet.services.ledger import Answer
 from virtfleet.services.lookup import find
 
@@ -29,6 +30,26 @@ def run_in_vm(ref: str, json_data: ExecIn) -> Response:
     def work(session: Session, who: Principal) -> Answer:
         vm = find(session, Vm, "vm", ref, who)
         job = guests.run(session, who, vm, **json_data.model_dump())
+        return Answer(202, views.accepted(session, job), location_of(job.id))
+
+    return once(json_data.model_dump(), work)
+
+
+@blueprint.post("/vms/<ref>/guest")
+@require("vms:exec")
+@blueprint.input(GuestIn)
+@blueprint.doc(responses=[202])
+def change_guest(ref: str, json_data: GuestIn) -> Response:
+    """Freeze or thaw a machine's file systems, write a file, set SSH keys or a password in it
+
+    The guest agent in the machine does it.
+    """
+
+    def work(session: Session, who: Principal) -> Answer:
+        given = json_data.model_dump()
+        file = given.pop("file")
+        wish = Wish(**given, file=(file["path"], file["content"]) if file else None)
+        job = guests.change(session, who, find(session, Vm, "vm", ref, who), wish)
         return Answer(202, views.accepted(session, job), location_of(job.id))
 
     return once(json_data.model_dump(), work)

@@ -25,6 +25,34 @@ def _short_enough(text: str) -> str:
 Word = Annotated[str, Field(max_length=32768), AfterValidator(_no_null)]
 
 
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it must be one line of text")
+    return text
+
+
+class FileIn(In):
+    """A file inside a machine."""
+
+    path: Annotated[str, Field(pattern="^/", max_length=1024), AfterValidator(_one_line)]
+    content: Annotated[str, Field(max_length=2**20)] = Field(description="What it is to hold; kept as a secret.")
+
+
+class GuestIn(In):
+    """How the inside of a machine is to be; what is left out stays."""
+
+    frozen: bool | None = Field(default=None, description="Hold all writing to its disks, until it is false again.")
+    file: FileIn | None = None
+    user: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_one_line)] | None = None
+    ssh_keys: list[Annotated[str, Field(max_length=16384), AfterValidator(_one_line)]] | None = Field(
+        default=None, max_length=100, description="Public keys that may log in as the user."
+    )
+    only_ssh_keys: bool = Field(default=False, description="Whether no other key may.")
+    password: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_one_line)] | None = Field(
+        default=None, description="The user's password; kept as a secret."
+    )
+
+
 class ExecIn(In):
     """A program to run inside a machine."""
 

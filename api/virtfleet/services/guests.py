@@ -1,6 +1,7 @@
 """What is inside machines, by their guest agents: programs run there, and what the agents tell."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -11,6 +12,19 @@ from virtfleet.jobs import lifecycle
 from virtfleet.models import Job, Vm
 from virtfleet.services import ledger, secrets
 from virtfleet.services.auth import Principal
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How the inside of a machine is to be; None is left as it is. `file` is a path and what it is to hold."""
+
+    frozen: bool | None = None
+    file: tuple[str, str] | None = None
+    user: str | None = None
+    ssh_keys: list[str] | None = None
+    only_ssh_keys: bool = False
+    password: str | None = None
+
 
 PROGRAMS_AT_ONCE = 8
 """Jobs that work inside one machine at a time. One that deletes or stops it waits for them."""
@@ -43,6 +57,28 @@ def run(
     job.timeout = timeout + SPARE_SECONDS
     # The words of the program may hold what is nobody else's business; that one was run is everybody's.
     ledger.audit(session, who, "vm.exec", vm.id, job.id)
+    return job
+
+
+def change(session: Session, who: Principal, vm: Vm, wish: Wish) -> Job:
+    """Make the job that changes what is inside a machine. Raises Problem. File and password are kept as secrets."""
+    _check(vm)
+    if wish == Wish():
+        raise Problem("invalid", "Nothing is to be changed.", "Name what is to be as it is not.")
+    if (wish.ssh_keys is not None or wish.password is not None) and wish.user is None:
+        raise Problem("invalid", "Keys and passwords belong to a user.", "Name the user.")
+    variables: dict[str, Any] = {"virtfleet_only_ssh_keys": wish.only_ssh_keys}
+    plain = {"virtfleet_frozen": wish.frozen, "virtfleet_user": wish.user, "virtfleet_ssh_keys": wish.ssh_keys}
+    variables |= {name: value for name, value in plain.items() if value is not None}
+    if wish.file is not None:
+        path, content = wish.file
+        kept = secrets.keep(session, who, "file", content, vm.id)
+        variables["virtfleet_file"] = {"path": path, "src": {"$secret": kept}}
+    if wish.password is not None:
+        kept = secrets.keep(session, who, "password", wish.password, vm.id)
+        variables["virtfleet_password_src"] = {"$secret": kept}
+    job = _submit(session, who, "vm.guest", vm, variables)
+    ledger.audit(session, who, "vm.guest", vm.id, job.id)
     return job
 
 

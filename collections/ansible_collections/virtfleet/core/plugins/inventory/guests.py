@@ -15,8 +15,9 @@ description:
   - Each machine gets C(virtfleet_vm) with C(name), C(uuid), C(state), C(host), C(uri), C(zone), C(vcpus),
     C(memory_bytes), C(networks), C(managed), C(address) and C(metadata), and C(ansible_host) when an address is known.
   - Nothing that stands in a machine is ever rendered as a template.
-  - A machine is called by its name. One whose name another machine has too, or that Ansible uses itself (C(localhost)),
-    is called C(NAME.HOST); one whose name is more than letters, digits, dots, dashes and underscores by its UUID.
+  - A machine is called by its name. One whose name another machine or a group has too, or that Ansible uses itself
+    (C(localhost)), is called C(NAME.HOST); one whose name is more than letters, digits, dots, dashes and underscores by
+    its UUID.
 author:
   - virtfleet contributors (@virtfleet)
 options:
@@ -93,12 +94,13 @@ compose:
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.inventory.data import InventoryData
+from ansible.inventory.group import Group
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible_collections.virtfleet.core.plugins.plugin_utils.guests import read_hosts
@@ -170,24 +172,39 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             for machine in found[host]
             if machine["managed"] or not self.get_option("managed_only")
         ]
-        twice = {name for name, count in Counter(machine["name"] for machine in machines).items() if count > 1}
         group_by = self.get_option("group_by")
-        constructs = any(self.get_option(each) for each in ("compose", "groups", "keyed_groups"))
-        groups: dict[tuple[str, str], str] = {}
-        for machine in machines:
-            name = _inventory_name(machine, twice | RESERVED)
+        groups: dict[tuple[str, str], Group] = {}
+        names = self._names(machines)
+        for name, machine in zip(names, machines, strict=True):
             self.inventory.add_host(name)
-            self.inventory.set_variable(name, "virtfleet_vm", machine)
+            # All is done with the host itself: by its name, one that is called like a group would be taken for that.
+            host = self.inventory.hosts[name]
+            host.set_variable("virtfleet_vm", machine)
             if machine["address"]:
-                self.inventory.set_variable(name, "ansible_host", machine["address"])
-            for what, value in _traits(machine, group_by):
-                group = groups.get((what, value))
-                if group is None:
-                    group = self.inventory.add_group(self._sanitize_group_name(f"{what}_{value}"[:LONGEST_GROUP]))
-                    groups[what, value] = group
-                self.inventory.add_child(group, name)
-            if constructs:
-                self._construct(name)
+                host.set_variable("ansible_host", machine["address"])
+            for trait in _traits(machine, group_by):
+                if trait not in groups:
+                    wanted = self._sanitize_group_name("_".join(trait)[:LONGEST_GROUP])
+                    groups[trait] = self.inventory.groups[self.inventory.add_group(wanted)]
+                groups[trait].add_host(host)
+        if any(self.get_option(each) for each in ("compose", "groups", "keyed_groups")):
+            for name in names:
+                if name in self.inventory.groups:
+                    self.display.warning(f"Machine {name} is called like a group: nothing is composed for it.")
+                else:
+                    self._construct(name)
+
+    def _names(self, machines: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return what the machines are called here. Whoever made them chose their names."""
+        count = Counter(machine["name"] for machine in machines)
+        taken = {name for name, times in count.items() if times > 1} | RESERVED | set(self.inventory.groups)
+        names = []
+        for machine in machines:
+            name = str(machine["name"])
+            if not PLAIN.fullmatch(name):
+                name = str(machine["uuid"])
+            names.append(f"{name}.{machine['host']}" if name in taken else name)
+        return names
 
     def _construct(self, name: str) -> None:
         strict = self.get_option("strict")
@@ -204,14 +221,6 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
 def _zone(machine: Mapping[str, Any], host: Mapping[str, Any]) -> Any:
     return machine["metadata"].get("zone") or host.get("zone")
-
-
-def _inventory_name(machine: Mapping[str, Any], taken: set[str]) -> str:
-    """Return what the machine is called here. Whoever made it chose its name."""
-    name = str(machine["name"])
-    if not PLAIN.fullmatch(name):
-        return str(machine["uuid"])
-    return f"{name}.{machine['host']}" if name in taken else name
 
 
 def _traits(machine: Mapping[str, Any], group_by: list[str]) -> Iterator[tuple[str, str]]:

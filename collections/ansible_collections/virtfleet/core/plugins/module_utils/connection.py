@@ -48,21 +48,28 @@ _loop_lock = threading.Lock()
 _loop_pid: int | None = None
 
 
-def open_host(uri: str, deadline: Deadline) -> libvirt.virConnect:
+def open_host(uri: str, deadline: Deadline, *, events: bool = True) -> libvirt.virConnect:
     """Open the libvirt of one host, before `deadline` (plus a second to say why it failed).
 
     Raises VirtfleetError `host_frozen` (the host takes connections, its daemon does not answer), `host_unreachable`,
     `refused` (authentication) or `invalid` (a URI that cannot be one, or one that would run a program).
+
+    Without `events` there is no event loop and no keepalive: a call costs half the processor time, and one into a
+    daemon that has frozen never ends. That is for a process that somebody else ends in time.
     """
     wanted = f"connect to {_shown(uri)}"
     address = check_uri(uri)
     if not HAS_LIBVIRT:
         hint = "Install the package libvirt-python (python3-libvirt) for that Python, or choose another with "
         raise VirtfleetError(wanted, f"{sys.executable} lacks libvirt-python", f"{hint}ansible_python_interpreter.")
-    _start_event_loop()
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it prints on stderr otherwise
+    if events:
+        _start_event_loop()
 
     def opened() -> libvirt.virConnect:
         connection = libvirt.open(address)
+        if not events:
+            return connection
         # The test driver, for one, works inside this process and has nothing to keep alive.
         with contextlib.suppress(libvirt.libvirtError):
             connection.setKeepAlive(KEEPALIVE_INTERVAL, KEEPALIVE_COUNT)
@@ -85,12 +92,12 @@ def open_host(uri: str, deadline: Deadline) -> libvirt.virConnect:
 
 
 @contextlib.contextmanager
-def opened_host(uri: str, deadline: Deadline) -> Iterator[libvirt.virConnect]:
+def opened_host(uri: str, deadline: Deadline, *, events: bool = True) -> Iterator[libvirt.virConnect]:
     """Open a host for the length of a `with` block; closing it never hides the block's own error.
 
     An error of the block that is about the host as a whole says which host it is.
     """
-    connection = open_host(uri, deadline)
+    connection = open_host(uri, deadline, events=events)
     try:
         yield connection
     except VirtfleetError as error:
@@ -244,7 +251,6 @@ def _start_event_loop() -> None:
                 "this process was forked from one that already used it",
                 "Fork first and open libvirt in each child, or start the child afresh (spawn).",
             )
-        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # it prints on stderr otherwise
         libvirt.virEventRegisterDefaultImpl()
         _loop_pid = os.getpid()
         threading.Thread(target=_run_event_loop, name="virtfleet: libvirt events", daemon=True).start()

@@ -277,3 +277,40 @@ def _filesystem(mounted: dict[str, Any]) -> dict[str, Any]:
         "used_bytes": mounted.get("used-bytes"),
         "total_bytes": mounted.get("total-bytes"),
     }
+
+
+def is_frozen(domain: libvirt.virDomain, deadline: Deadline, wanted: str) -> bool:
+    """Tell whether the file systems of a machine are frozen."""
+    return bool(ask(domain, "guest-fsfreeze-status", None, deadline, wanted) == "frozen")
+
+
+def freeze(domain: libvirt.virDomain, deadline: Deadline, wanted: str) -> None:
+    """Write out what is in memory and hold all writing, until `thaw`. While frozen the agent does little else."""
+    ask(domain, "guest-fsfreeze-freeze", None, deadline, wanted)
+
+
+def thaw(domain: libvirt.virDomain, deadline: Deadline, wanted: str) -> None:
+    """Let the machine write again."""
+    ask(domain, "guest-fsfreeze-thaw", None, deadline, wanted)
+
+
+def authorized_keys(domain: libvirt.virDomain, user: str, deadline: Deadline, wanted: str) -> list[str]:
+    """Return the SSH keys that a user of a machine lets in."""
+    answer = ask(domain, "guest-ssh-get-authorized-keys", {"username": user}, deadline, wanted)
+    found = answer.get("keys") if isinstance(answer, dict) else None
+    return [str(each).strip() for each in found if str(each).strip()] if isinstance(found, list) else []
+
+
+def set_authorized_keys(
+    domain: libvirt.virDomain, user: str, keys: Sequence[str], *, only: bool, deadline: Deadline, wanted: str
+) -> None:
+    """Let these SSH keys in too, or `only` these."""
+    arguments = {"username": user, "keys": list(keys), "reset": only}
+    ask(domain, "guest-ssh-add-authorized-keys", arguments, deadline, wanted)
+
+
+def set_password(domain: libvirt.virDomain, user: str, password: str, deadline: Deadline, wanted: str) -> None:
+    """Set the password of a user of a machine."""
+    secret = base64.b64encode(password.encode()).decode()
+    arguments = {"username": user, "password": secret, "crypted": False}
+    ask(domain, "guest-set-user-password", arguments, deadline, wanted)
