@@ -49,4 +49,4 @@ def _files_of(holder: int) -> list[str]:
     found = [path for part in OF_A_HOST for path in (root / part).rglob("*") if not path.is_dir()]
     # Bases stay; and libvirt itself leaves the sockets of guests that a power cut ended, for ever.
     names = [str(path.relative_to(root)) for path in found if not path.name.startswith("base-")]
-    return [name for name in names if not name.startswith("var/lib/libvirt/qemu/domain-")]
+    return [name for name in names if not (name.startswith("var/lib/libvirt/qemu/") and "/domain-" in name)]
