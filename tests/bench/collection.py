@@ -281,7 +281,9 @@ def inventory(bench: Bench, note: Note) -> None:
     with crowds(bench, HOSTS) as uris:
         source = bench.folder / "bench.virtfleet.yml"
         hosts = {f"h{number}": uri for number, uri in enumerate(uris)}
-        source.write_text(json.dumps({"plugin": "virtfleet.core.guests", "hosts": hosts, "addresses": False}))
+        source.write_text(
+            json.dumps({"plugin": "virtfleet.core.guests", "hosts": hosts, "connect_timeout": 60, "timeout": 120})
+        )
         program = (
             "import sys, time; began = time.monotonic()\n"
             "from ansible.plugins.loader import init_plugin_loader; init_plugin_loader()\n"
