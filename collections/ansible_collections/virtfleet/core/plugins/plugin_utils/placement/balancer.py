@@ -106,6 +106,7 @@ class Balancer:
             return
         self._mend_rules()
         banned: set[tuple[int, int]] = set()
+        looked_again = -1
         while len(self.steps) < self.policy.max_moves:
             found = self._best_move(banned)
             swap = None
@@ -114,10 +115,15 @@ class Balancer:
             if swap is not None:
                 for vm, target in swap:
                     self._go(vm, target)
-            elif found is None:
+            elif found is not None:
+                if not self._try(*found):
+                    banned.add(found)
+            elif not banned or looked_again == len(self.steps):
                 return
-            elif not self._try(*found):
-                banned.add(found)
+            else:
+                # What ended N+1 before the last moves may keep it now.
+                banned.clear()
+                looked_again = len(self.steps)
 
     def _mend_rules(self) -> None:
         """Move machines that break a hard rule where they stand, each to the host that is best for the score."""

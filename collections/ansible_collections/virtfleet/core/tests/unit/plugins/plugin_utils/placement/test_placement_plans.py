@@ -103,6 +103,17 @@ def test_n_plus_one_is_kept_where_it_held() -> None:
     assert free["score_after"] <= kept["score_after"]
 
 
+def test_a_move_that_ended_n_plus_one_is_tried_again_after_those_that_make_it_bearable() -> None:
+    hosts = [host("h0", 4, 8), host("h1", 4, 16), host("h2", 4, 8), host("h3", 4, 16)]
+    hosts[3]["vcpus"]["ratio"] = 2.0
+    at = {"v0": "h0", "v1": "h0", "v2": "h1", "v4": "h3", "v7": "h1"}
+    small = [vm(name, where, 1, 1) for name, where in at.items()]
+    apart = [vm("v3", "h1", 8, 1, groups=["apart"]), vm("v5", "h3", 1, 1, groups=["apart"], exclude=["h0"])]
+    rules = [{"name": "apart", "rule": "anti-affinity", "most": 1}]
+    plan = rebalance(state(hosts, small + apart, groups=rules))
+    assert moves(plan) == [("v2", "h1", "h3"), ("v5", "h3", "h2"), ("v7", "h1", "h2")]
+
+
 def test_moves_that_wait_for_each_other_are_ordered() -> None:
     hosts = [host("h1", memory=8), host("h2", memory=8), host("h3", memory=8)]
     vms = [vm("a", "h1", 8, 1), vm("b", "h2", 8, 1)]
