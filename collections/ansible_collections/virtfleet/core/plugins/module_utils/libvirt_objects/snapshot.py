@@ -228,7 +228,7 @@ def _note_volumes(domain: libvirt.virDomain) -> None:
     own = {each["name"] for each in made}
     for disk in _writable(machine):
         for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-            folder, _, name = str(disk["source"]).rpartition("/")
+            folder, _slash, name = str(disk["source"]).rpartition("/")
             if ET.fromstring(pool.XMLDesc(0)).findtext("target/path") != folder or name in own:
                 continue
             pool.refresh(0)
