@@ -14,7 +14,19 @@ from virtfleet import settings
 from virtfleet.compat import s1
 from virtfleet.errors import STATUS, Problem
 from virtfleet.ids import new_id
-from virtfleet.routes import documentation, guests, health, hosts, images, jobs, migrations, plans, vm_devices, vms
+from virtfleet.routes import (
+    documentation,
+    guests,
+    health,
+    hosts,
+    images,
+    jobs,
+    migrations,
+    plans,
+    snapshots,
+    vm_devices,
+    vms,
+)
 
 PREFIX = "/api/v1"
 LARGEST_BODY = 2 * 2**20
@@ -39,7 +51,7 @@ def create_app() -> APIFlask:
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     documentation.describe(app)
-    for room in (health, documentation, hosts, images, vms, jobs, plans, guests, migrations, vm_devices):
+    for room in (health, documentation, hosts, images, vms, jobs, plans, guests, migrations, snapshots, vm_devices):
         app.register_blueprint(room.blueprint, url_prefix=PREFIX)
     if settings.load().s1_enabled:
         app.register_blueprint(s1.blueprint)

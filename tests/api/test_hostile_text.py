@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from flask.testing import FlaskClient
 from virtfleet import database, s1_files, settings
 from virtfleet.app import PREFIX, create_app
 from virtfleet.jobs import runner
-from virtfleet.models import Job
+from virtfleet.models import Job, Vm
 from virtfleet.s1_files import S1FileError
 from virtfleet.services import auth
 from werkzeug.test import TestResponse
@@ -21,7 +22,7 @@ from tests.api.fleet_rows import add_host, furnish
 from tests.hostile import CANARY, LISTED, TEXTS
 
 _numbers = itertools.count(1)
-# A body that is taken, for each schema that needs something: fields of it are then made hostile one at a time.
+# A body that is taken, where the required fields alone are not enough: its fields are then made hostile one at a time.
 BODIES: dict[str, Callable[[int], dict[str, Any]]] = {
     "VmIn": lambda number: {"name": f"vm{number}", "memory": "16MiB", "disk": "1MiB", "vcpus": 1},
     "HostIn": lambda number: {"uri": f"10.1.{number // 250}.{number % 250}"},
@@ -31,6 +32,8 @@ BODIES: dict[str, Callable[[int], dict[str, Any]]] = {
     "FlavorIn": lambda number: {"name": f"flavor{number}", "vcpus": 1, "memory": "16MiB", "disk": "1MiB"},
     "VmAction": lambda _number: {"action": "start"},
 }
+REFERENCES = {"/hosts/": "host1", "/vms/": "standing"}
+"""What is there to ask about; elsewhere it is `tiny`, which images and flavors may be called."""
 HEADERS = ("Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID", "Accept", "Content-Type")
 S1_PARAMETERS = ("name", "instance_type", "image_id", "vmid")
 
@@ -65,6 +68,10 @@ def ask(fleet_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     add_host(1, memory_bytes=2**44, cpus=4096)
     furnish(tmp_path / "tiny.img")
     asker = Asker(create_app().test_client())
+    asker("post", f"{PREFIX}/vms", json={"name": "standing", "memory": "16MiB", "disk": "1MiB"})
+    with database.write() as session:
+        session.query(Vm).one().state = "running"
+        session.query(Job).where(Job.kind == "vm.create").one().state = "succeeded"
     yield asker
     assert not CANARY.exists()
     for path, operations in specification(asker)["paths"].items():
@@ -79,6 +86,31 @@ def ask(fleet_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 def specification(ask: Asker) -> dict[str, Any]:
     spec: dict[str, Any] = json.loads(ask("get", f"{PREFIX}/openapi.json").data)
     return spec
+
+
+def body_of(schemas: dict[str, Any], schema: str | None) -> dict[str, Any]:
+    """Return a body that is right but for what is going to be put into it."""
+    if schema is None:
+        return {}
+    if schema in BODIES:
+        return BODIES[schema](next(_numbers))
+    described = schemas[schema]
+    return {field: example(described["properties"][field]) for field in described.get("required", [])}
+
+
+def example(about: dict[str, Any]) -> Any:
+    """Return something that a field may be, as far as its type tells."""
+    for known in ("enum", "examples"):
+        if about.get(known):
+            return about[known][0]
+    plain = {"integer": about.get("minimum", 1), "number": 1.0, "boolean": False, "array": [], "object": {}}
+    return about.get("const", plain.get(about.get("type", ""), "x"))
+
+
+def filled(path: str, part: str | None = None) -> str:
+    """Return a path with something in the place of its parameters."""
+    there = next((ref for place, ref in REFERENCES.items() if place in path), "tiny")
+    return re.sub(r"\{\w+\}", part if part is not None else there, path)
 
 
 def operations(ask: Asker) -> Iterator[tuple[str, str, dict[str, Any], str | None]]:
@@ -103,42 +135,36 @@ def test_every_field_of_every_body(ask: Asker) -> None:
     schemas = specification(ask)["components"]["schemas"]
     taking = [(method, path, schema) for method, path, _operation, schema in operations(ask) if schema is not None]
     for text, (method, path, schema) in itertools.product(TEXTS.values(), taking):
-        described = schemas[schema]
-        assert schema in BODIES or not described.get("required"), f"say in BODIES what a good {schema} looks like"
-        here = path.replace("{ref}", "host1" if "/hosts/" in path else "tiny")
-        for field, about in described["properties"].items():
-            found = kinds(about)
-            values = shapes(text) if found & {"array", "object", ""} else [text]
-            for value in values:
-                body = BODIES.get(schema, lambda _number: {})(next(_numbers))
-                ask(method, here, json={**body, field: value})
+        for field, about in schemas[schema]["properties"].items():
+            for value in shapes(text) if kinds(about) & {"array", "object", ""} else [text]:
+                ask(method, filled(path), json={**body_of(schemas, schema), field: value})
         # A field that there is not, too.
-        assert ask(method, here, json={**BODIES.get(schema, lambda _n: {})(1), text: text}).status_code >= 400
+        assert ask(method, filled(path), json={**body_of(schemas, schema), text: text}).status_code >= 400
 
 
 def test_values_of_other_kinds_in_every_field(ask: Asker) -> None:
     schemas = specification(ask)["components"]["schemas"]
     taking = [(method, path, schema) for method, path, _operation, schema in operations(ask) if schema is not None]
     for value, (method, path, schema) in itertools.product(LISTED, taking):
-        here = path.replace("{ref}", "host1" if "/hosts/" in path else "tiny")
         for field in schemas[schema]["properties"]:
-            ask(method, here, json={**BODIES.get(schema, lambda _n: {})(next(_numbers)), field: value})
-        ask(method, here, json=value)
+            ask(method, filled(path), json={**body_of(schemas, schema), field: value})
+        ask(method, filled(path), json=value)
 
 
 def test_every_path_query_and_header(ask: Asker) -> None:
+    schemas = specification(ask)["components"]["schemas"]
     # Nothing is ready here, and readyz says so.
     asked = [each for each in operations(ask) if not each[1].endswith("/readyz")]
     for text, (method, path, operation, schema) in itertools.product(TEXTS.values(), asked):
         part = quote(text.encode("utf-8", "surrogatepass"), safe="")
-        body = {"json": BODIES.get(schema, lambda _n: {})(next(_numbers))} if schema else {}
-        if "{ref}" in path:
-            ask(method, path.replace("{ref}", part), **body)
+        body = {"json": body_of(schemas, schema)} if schema else {}
+        if "{" in path:
+            ask(method, filled(path, part), **body)
         if method == "get":
             for parameter in operation.get("parameters", []):
                 if parameter["in"] == "query":
-                    ask(method, path.replace("{ref}", "tiny") + f"?{parameter['name']}={part}")
-            ask(method, path.replace("{ref}", "tiny") + f"?{part}={part}")
+                    ask(method, filled(path) + f"?{parameter['name']}={part}")
+            ask(method, filled(path) + f"?{part}={part}")
     for text, header in itertools.product(TEXTS.values(), HEADERS):
         sendable = "".join(c for c in text if c.isprintable() and ord(c) < 256)
         ask("post", f"{PREFIX}/zones", json={"name": f"zone{next(_numbers)}"}, headers={header: sendable})

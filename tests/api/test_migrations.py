@@ -187,3 +187,10 @@ def test_a_machine_on_its_way_is_acted_upon_on_both_hosts(client: FlaskClient) -
     post(client, "/vms/web1/migrate", {"host": "host2"})
     _status, answer = post(client, "/vms/web1/actions", {"action": "stop"})
     assert set(answer["job"]["hosts"]) == {"host1", "host2"}
+
+
+def test_a_preflight_asks_every_host_of_the_zone_and_reserves_nothing(client: FlaskClient) -> None:
+    running()
+    status, answer = post(client, "/vms/web1/preflight", {"copy_storage": False})
+    assert (status, set(answer["job"]["hosts"])) == (202, {"host1", "host2", "host3"})
+    assert moves() == 0

@@ -274,5 +274,9 @@ def test_a_placement_is_a_real_packing_explained_and_reserves_nothing(fleet: htt
     shown = CliRunner().invoke(command, ["placement", "explain", "--memory", "5GiB", "--policy", "spread"])
     assert "refused" in shown.stdout
     assert "chosen" in shown.stdout
+    named = CliRunner().invoke(command, ["placement", "explain", "--memory", "5GiB", "-o", "name"])
+    assert named.stdout in ("host2\n", "host3\n")
+    full = CliRunner().invoke(command, ["placement", "explain", "--memory", "9GiB", "-o", "json"])
+    assert (full.exit_code, json.loads(full.stdout)["fits"]) == (4, False)
     data = CliRunner().invoke(command, ["placement", "explain", "--memory", "5GiB", "-o", "json"])
     assert json.loads(data.stdout)["placements"][0]["explanation"]["ranked"]

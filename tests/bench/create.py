@@ -138,7 +138,8 @@ def measure(lab: Lab, folder: Path, rounds: int) -> dict[str, float]:
         base = next(
             name for name in connection.storagePoolLookupByName("default").listVolumes() if name.startswith("base-")
         )
-        for _round in range(rounds):
+        for number in range(1, rounds + 1):
+            print(f"round {number} of {rounds}", file=sys.stderr)
             note("debug playbook", debug_playbook(folder))
             note("bare one", seconds(lambda: bare(connection, base, "bare")))
             remove(connection)

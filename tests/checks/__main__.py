@@ -54,6 +54,8 @@ def all_checks() -> list[Check]:
         spread = ("-n", "2") if quick else ()
         suites.append(Check(f"pytest-{name}", pytest(*spread, *folders), quick=quick, cheap=False, needs=needs))
     return [
+        # The longest of the cheap ones first, beside which the others run.
+        Check("ansible-lint", (PYTHON, "-m", "tests.checks.ansible_lint", *yaml)),
         Check("ruff", ("ruff", "check", *PYTHON_TREES)),
         Check("ruff-format", ("ruff", "format", "--check", *PYTHON_TREES)),
         Check("mypy", ("mypy", "api/virtfleet", COLLECTION + "/plugins", "roles", "tests", "hatch_build.py")),
@@ -62,7 +64,6 @@ def all_checks() -> list[Check]:
         Check("docs", (PYTHON, "-m", "tests.checks.docs")),
         Check("reference", (PYTHON, "-m", "tests.checks.reference"), cheap=False),
         Check("suites", (PYTHON, "-m", "tests.checks.suites", *SUITES)),
-        Check("ansible-lint", (PYTHON, "-m", "tests.checks.ansible_lint", *yaml)),
         suites[0],
         suites[1],
         Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False),

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.checks.homes import own_home
+from tests.checks.homes import cache, own_home
 from tests.checks.runner import ROOT
 
 SCENARIO = Path("molecule/default/molecule.yml")
@@ -33,6 +33,7 @@ def run(role: str) -> int:
     environment = os.environ | {
         "PATH": tools,
         "HOME": str(own_home("molecule-home")),
+        "VIRTFLEET_CACHE": str(cache()),  # the instances and their root folder are not in that home
         "NO_COLOR": "1",
         "COLUMNS": "150",
         "PYTHONPATH": str(ROOT),

@@ -47,8 +47,9 @@ mkdir .old
 pivot_root . .old
 exec /.old/usr/bin/tini -s -- /bin/sh -c 'umount -l /.old && rmdir /.old && touch /run/up && exec sleep infinity'
 """
-FIVE_COMMANDS = (
+COMMANDS = (
     "./fleet vm create web1",
+    "./fleet vm create web --count 2 --policy round_robin --paused",
     "./fleet vm list",
     "./fleet placement explain --memory 1TiB",
     "./fleet job replay 1",
@@ -155,7 +156,7 @@ def main() -> int:
     missing = [name for name in ("git", "mmdebstrap", "tini", "nsenter") if not shutil.which(name)]
     if missing or os.geteuid() != 0:
         raise SystemExit(f"Failed to make a fresh system: needs root and {', '.join(missing) or 'nothing else'}.")
-    steps = ["./fleet demo", "./fleet demo", *FIVE_COMMANDS, "./fleet down"]
+    steps = ["./fleet demo", "./fleet demo", *COMMANDS, "./fleet down"]
     if options.test is not None:
         steps.append(f"apt-get -q install -y git >/dev/null && ./fleet test {options.test}")
     table = []

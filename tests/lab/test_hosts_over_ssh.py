@@ -1,6 +1,5 @@
 """Hosts registered as people write them, `address` or `user@address`: over SSH, from the first look to a machine."""
 
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,21 +10,12 @@ from virtfleet.lab import Lab
 from virtfleet.lab.host import make_key
 
 from tests.lab.fleet import Fleet, running
+from tests.lab.ssh import ssh_into
 from tests.lab.test_vm_module import answered
 
 pytestmark = pytest.mark.lab
 
 REFUSED_SECONDS = 60.0
-SSH = """#!/bin/sh
-# What a person's ~/.ssh/config says, without one: the lab's key, and the hosts' keys as they are known.
-exec {ssh} -F {config} "$@"
-"""
-CONFIG = """IdentityFile {key}
-IdentitiesOnly yes
-StrictHostKeyChecking yes
-UserKnownHostsFile {known_hosts}
-GlobalKnownHostsFile /dev/null
-"""
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +29,8 @@ def by_ssh(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet
     known = [f"{addresses['host3']} {other}" if "host3" in line else line for line in lines]
     assert known != lines
     (folder / "known_hosts").write_text("\n".join(known) + "\n")
-    (folder / "config").write_text(CONFIG.format(key=lab.layout.key, known_hosts=folder / "known_hosts"))
-    (folder / "ssh").write_text(SSH.format(ssh=shutil.which("ssh"), config=folder / "config"))
-    (folder / "ssh").chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(folder), prepend=":")
+        patch.setenv("PATH", str(ssh_into(lab, folder, folder / "known_hosts")), prepend=":")
         written = {"host1": f"root@{addresses['host1']}", "host2": addresses["host2"]}
         with running(lab, tmp_path_factory.mktemp("home"), written) as fleet:
             yield fleet

@@ -121,6 +121,12 @@ def test_the_cli_moves_a_machine_back_and_forth(fleet: Fleet) -> None:
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    verdicts = {
+        line.split()[0]: line.split()[1] for line in cli("vm", "preflight", "web1").splitlines() if "mirror" in line
+    }
+    assert verdicts == {"host2": "yes", "host3": "yes"}
+    refused = cli("vm", "preflight", "web1", "--no-copy-storage")
+    assert "may not be copied" in refused and " yes " not in refused
     said = cli("vm", "migrate", "web1", "--to", "host2", "--bandwidth", "16MiB")
     assert "web1: host1 → host2 in" in said
     assert "% of" in said, "how far it is"

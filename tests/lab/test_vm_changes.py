@@ -105,10 +105,12 @@ def test_what_does_not_fit_or_cannot_be_is_refused_at_once(fleet: Fleet) -> None
     stale = fleet.http.patch("/vms/web1", json={"vcpus": 2}, headers={"If-Match": '"999"'})
     assert stale.status_code == 412
     assert fleet.get("/vms/web1")["generation"] == before["generation"]
+    assert fleet.http.patch("/vms/web1", json={"vcpus": 6, "topology": {"threads": 4}}).status_code == 422
     tag = fleet.http.get("/vms/web1").headers["ETag"]
-    taken = fleet.http.patch("/vms/web1", json={"vcpus": 2}, headers={"If-Match": tag})
+    taken = fleet.http.patch("/vms/web1", json={"vcpus": 8, "topology": {"threads": 8}}, headers={"If-Match": tag})
     assert taken.status_code == 202
     assert fleet.ended(taken.json()["job"])["state"] == "succeeded"
+    assert live(fleet, before)["topology"] == {"sockets": 1, "cores": 1, "threads": 8}
 
 
 def test_what_the_host_refuses_is_given_back(fleet: Fleet) -> None:

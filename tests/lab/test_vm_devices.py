@@ -109,7 +109,9 @@ def test_a_volume_that_is_not_there_is_made_and_goes_again_when_it_cannot_be_att
             "size": "16MiB",
             "bus": "scsi",
         }
-        steps = 5 if state == "paused" else 3  # the volume, then the controller and the disk in each document
+        # The volume, then the controller and the disk in each document. A machine that is halted cannot let go of a
+        # controller: it is there from the first time on.
+        steps = 4 if state == "paused" else 3
         for number in range(1, steps + 1):
             for when in WHEN:
                 with pytest.raises(VirtfleetError), failing(number, when):

@@ -20,6 +20,7 @@ from virtfleet.lab import Lab
 from tests.lab.fleet import wait_until
 from tests.lab.test_live_migration import Client, ask
 from tests.lab.test_storage_modules import ROOT, call, remove_volumes
+from tests.lab.test_vm_snapshot_module import Guest
 
 pytestmark = pytest.mark.lab
 
@@ -195,17 +196,51 @@ def test_storage_that_is_not_shared_after_all_is_found_out_and_nothing_happens(h
     assert hosts.states() == {"host1": "running"}
 
 
-def test_shared_storage_that_nobody_asserts_is_never_copied_over_itself(hosts: Hosts) -> None:
-    hosts.make("shared", state="paused")
-    with opened_host(hosts.uri["host1"], Deadline(10)) as connection:
-        before = connection.storagePoolLookupByName("shared").storageVolLookupByName(ROOT_VOLUME).info()
-    with pytest.raises(VirtfleetError):
+@pytest.mark.parametrize("state", ["paused", "present"])
+def test_shared_storage_that_nobody_asserts_is_never_copied_over_itself(hosts: Hosts, state: str) -> None:
+    hosts.make("shared", state=state)
+    before = hosts.volumes("host1", "shared")
+    assert hosts.volumes("host2", "shared") == before, "the target has looked: it knows the volumes"
+    with pytest.raises(VirtfleetError) as refusal:
         hosts.move()
-    with opened_host(hosts.uri["host1"], Deadline(10)) as connection:
-        pool = connection.storagePoolLookupByName("shared")
-        pool.refresh(0)
-        assert pool.storageVolLookupByName(ROOT_VOLUME).info()[1] == before[1]
-    assert hosts.states() == {"host1": "paused"}
+    assert "the same storage on both hosts" in str(refusal.value)
+    assert refusal.value.values["on"] == "source"
+    assert hosts.volumes("host1", "shared") == before
+    assert hosts.states() == {"host1": "paused" if state == "paused" else "stopped"}
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"live": False}, "paused"),
+        ({"post_copy": True, "bandwidth": "64MiB"}, "live"),
+        ({"auto_converge": True, "max_downtime": 1.5}, "live"),
+    ],
+)
+def test_it_can_be_moved_in_other_ways(hosts: Hosts, options: dict[str, Any], kind: str) -> None:
+    hosts.make()
+    hosts.answer()
+    done = hosts.move(**options)
+    assert done.values["migration"]["kind"] == kind
+    assert hosts.states() == {"host2": "running"}
+    hosts.answer()
+
+
+def test_what_its_disk_holds_is_the_same_although_it_writes_meanwhile(hosts: Hosts) -> None:
+    hosts.make()
+    there = {name: Guest(uri, NAME) for name, uri in hosts.uri.items()}
+    there["host1"].write("kept")
+    write = "dd if=/dev/urandom of=/root/f$i bs=64k count=4; sha256sum /root/f$i"
+    script = f"for i in $(seq 1 60); do {write}; done > /root/sums"
+    there["host1"].run(script, wait=False)
+    assert hosts.move(bandwidth="32MiB").changed
+    wait_until(lambda: "60" in there["host2"].run("wc -l < /root/sums"), 120, "the machine to have written all")
+    call("vm", hosts.uri["host2"], name=NAME, state="stopped", grace=60.0, force=True, timeout=120.0)
+    assert hosts.move("host1").values["migration"]["kind"] == "offline"
+    call("vm", hosts.uri["host1"], name=NAME, state="running")
+    assert there["host1"].read() == "kept"
+    assert "FAILED" not in there["host1"].run("sha256sum -c /root/sums; sha256sum -c /root/sums | wc -l")
+    assert "60" in there["host1"].run("sha256sum -c /root/sums | grep -c OK")
 
 
 def test_a_stopped_machine_moves_with_its_disks_and_starts_there(hosts: Hosts) -> None:

@@ -1,12 +1,15 @@
 """Module vm and machines that are there, on real hosts: hot-plugged, ballooned, throttled, redefined, renamed."""
 
 import json
+import signal
 import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import libvirt
 import libvirt_qemu  # type: ignore[import-untyped]
 import pytest
@@ -14,16 +17,20 @@ from ansible_collections.virtfleet.core.plugins.module_utils.connection import o
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import settings
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree  # type: ignore[import-untyped]
 from virtfleet.lab import Lab
 
 from tests.lab.every_step import WHEN, failing
-from tests.lab.test_storage_modules import call
+from tests.lab.test_storage_modules import ROOT, call
 from tests.lab.test_vm_module import UUID, host, image, machine, state
 
 __all__ = ["host", "image"]  # the fixtures of that file
 
 pytestmark = pytest.mark.lab
 
+SCHEMA = etree.RelaxNG(file="/usr/share/libvirt/schemas/domain.rng")
 BOOT_SECONDS = 180.0
 MIB = 2**20
 
@@ -102,6 +109,10 @@ def test_a_machine_that_is_not_stopped_holds_what_can_be_held_at_once(host: str,
 
 def test_a_running_machine_gets_vcpus_memory_and_limits_without_a_reboot(host: str, image: str) -> None:
     asked = machine(image, state="running", wait_for="agent", timeout=BOOT_SECONDS, max_vcpus=3, max_memory="192MiB")
+    call("vm", host, **asked | {"wait_for": "running"})
+    # It has not booted yet, and gives nothing back before: what it is told now holds then.
+    for memory in ("160MiB", "128MiB"):
+        assert {entry["effect"] for entry in agreed(host, name="vm-test", memory=memory)["plan"]} == {"live"}
     call("vm", host, **asked)
     with opened_host(host, Deadline(10)) as connection:
         domain = connection.lookupByName("vm-test")
@@ -167,6 +178,55 @@ def test_a_definition_that_does_not_start_is_put_back(host: str, image: str) -> 
         assert state(host) == "paused"
 
 
+def test_another_image_is_told_as_what_only_a_new_machine_could_have(host: str, image: str) -> None:
+    call("vm", host, **machine(image, state="present"))
+    other = call("vm", host, **machine(image, state="present", disks=[{"image": "other-base", "size": "1GiB"}]))
+    assert not other.changed
+    entry = {"what": "disks.root.image", "before": image, "after": "other-base", "effect": "recreate"}
+    assert other.values["vm"]["plan"] == [entry]
+    assert call("vm", host, **machine(image, state="present")).values["vm"]["plan"] == []
+
+
+LIMITS = st.fixed_dictionaries({}, optional={"iops": st.integers(0, 10**6), "bytes_per_second": st.just("5MiB")})
+MACHINES = st.fixed_dictionaries(
+    {"max_vcpus": st.sampled_from([4, 8]), "vcpus": st.integers(1, 4), "memory": st.sampled_from(["64MiB", "100MiB"])},
+    optional={
+        "max_memory": st.sampled_from(["128MiB", "1GiB"]),
+        "machine": st.sampled_from(["q35", "pc"]),
+        "cpu_model": st.sampled_from(["maximum", "qemu64", "Nehalem"]),
+        "topology": st.sampled_from([{"cores": 2}, {"cores": 2, "threads": 2}, {"threads": 4}]),
+        "firmware": st.sampled_from(["bios", "uefi"]),
+        "boot": st.lists(st.sampled_from(["hd", "cdrom", "network"]), min_size=1, unique=True),
+        "video": st.sampled_from(["none", "vga", "virtio", "cirrus"]),
+        "serial": st.sampled_from(["none", "pty"]),
+        "rng": st.booleans(),
+        "watchdog": st.sampled_from(["none", "reset", "poweroff"]),
+        "hugepages": st.sampled_from(["off", "default", "2MiB"]),
+        "autostart": st.booleans(),
+        "io": LIMITS,
+        "metadata": st.dictionaries(
+            st.text("ab<>&{}'\"$é ", max_size=8), st.text("ab<>&{}'\"$é ", max_size=8), max_size=3
+        ),
+    },
+)
+
+
+@given(first=MACHINES, second=MACHINES)
+@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+def test_any_machine_is_read_back_as_it_was_made_and_as_it_was_changed(
+    host: str, image: str, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    call("vm", host, name="vm-test", state="absent", delete_made_volumes=True)
+    call("vm", host, name="vm-test", uuid=UUID, disks=[{"size": "1MiB"}], **first)
+    for wanted in (first, second):
+        call("vm", host, name="vm-test", **wanted)
+        left = call("vm", host, name="vm-test", **wanted)
+        assert not left.changed, left.values["vm"]["plan"]
+        with opened_host(host, Deadline(10)) as connection:
+            document = connection.lookupByName("vm-test").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        SCHEMA.assertValid(etree.fromstring(document))
+
+
 @pytest.mark.parametrize("when", WHEN)
 def test_an_error_at_any_step_of_a_change_leaves_the_machine_as_it_was(host: str, image: str, when: str) -> None:
     call("vm", host, **machine(image, max_vcpus=2))
@@ -189,6 +249,29 @@ def test_an_error_at_any_step_of_a_change_leaves_the_machine_as_it_was(host: str
             assert failed.value.values["vm"]["failed"]
             assert now() == before
         agreed(host, name="vm-test", **options)
+
+
+STEPS: list[tuple[str, dict[str, Any], int]] = [
+    ("vm", {"metadata": {"owner": "x"}, "io": {"iops": 99}, "autostart": True, "video": "vga"}, 4),
+    ("vm_disk", {"serial": "new", "volume": "vm-test-new", "size": "16MiB"}, 3),
+    ("vm_nic", {"mac": "52:54:00:aa:bb:02", "bridge": "vmbr0"}, 2),
+]
+
+
+@pytest.mark.parametrize(("module", "options", "steps"), STEPS, ids=["vm", "vm_disk", "vm_nic"])
+def test_a_run_killed_at_any_step_of_a_change_is_finished_by_the_next(
+    host: str, image: str, module: str, options: dict[str, Any], steps: int
+) -> None:
+    for number in range(1, steps + 1):
+        call("vm", host, **machine(image))
+        command = [sys.executable, "-m", "tests.lab.every_step", module, host]
+        words = [json.dumps({"name": "vm-test", **options}), str(number), "after"]
+        done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        call(module, host, name="vm-test", **options)
+        assert not call(module, host, name="vm-test", **options).changed
+        call("vm", host, name="vm-test", state="absent", delete_made_volumes=True)
+        call("volume", host, name="vm-test-new", pool="default", state="absent")
 
 
 def test_firmware_variables_and_saved_state_go_with_their_machine(lab: Lab, host: str, image: str) -> None:

@@ -26,7 +26,7 @@ EXIT_CODES = {0, 1, 2, 3, 4, 5}
 ACTS_ON_THIS_MACHINE = {"serve", "demo", "down", "lab"}
 """Not a client of the API: they are tried on their own."""
 TYPED = (
-    *("jinja", "shell", "path", "option", "long", "NUL", "newline", "control", "emoji", "half a surrogate", "dots"),
+    *("jinja", "shell", "path", "option", "long", "newline", "control", "emoji", "half a surrogate", "dots"),
     *("nothing", "looks like a number"),
 )
 """The texts that are tried here: what the API makes of all of them is tested where it is."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checks.ansible_lint import fingerprint
 from tests.checks.docs import anchors, broken_links
 from tests.checks.runner import ROOT, Check, Runner, conclude
 
@@ -74,3 +75,18 @@ def test_a_link_to_nowhere_is_found() -> None:
         "#three",
     ]
     assert anchors("# The `fleet` *entry*, explained\n") == {"the-fleet-entry-explained"}
+
+
+def test_what_was_found_well_is_looked_at_again_when_anything_of_it_changes(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "plays").mkdir()
+    (tmp_path / "plays/a.yml").write_text("one")
+    first = fingerprint(["plays"], tmp_path)
+    (tmp_path / "elsewhere").write_text("not read by the linter")
+    assert fingerprint(["plays"], tmp_path) == first
+    (tmp_path / "plays/a.yml").write_text("two")
+    changed = fingerprint(["plays"], tmp_path)
+    (tmp_path / "plays/a.yml").rename(tmp_path / "plays/b.yml")
+    renamed = fingerprint(["plays"], tmp_path)
+    (tmp_path / ".ansible-lint").write_text("skip_list: []")
+    assert len({first, changed, renamed, fingerprint(["plays"], tmp_path)}) == 4

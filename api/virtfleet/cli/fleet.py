@@ -5,8 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -212,6 +210,8 @@ def _demo_vm(api: Api, key: Path) -> dict[str, Any]:
 
 
 def _wait_for_answers(address: str, key: Path) -> None:
+    import urllib.request  # noqa: PLC0415 - loads for long, and other commands never need it
+
     deadline = time.monotonic() + ANSWER_SECONDS
     options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
     ssh = ["ssh", "-i", str(key), "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", *options, f"root@{address}", "true"]
@@ -221,7 +221,7 @@ def _wait_for_answers(address: str, key: Path) -> None:
             web.open(f"http://{address}/", timeout=3).close()
             if subprocess.run(ssh, check=False, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0:
                 return
-        except (OSError, urllib.error.URLError):
+        except OSError:
             pass
         if time.monotonic() > deadline:
             hint = f"Look at its console: virsh -c URI console {DEMO_VM} (URI: virtfleet host list -o json)."

@@ -13,6 +13,7 @@ from virtfleet.cli import (
     migrations,
     plans,
     simulate,
+    snapshots,
     vm_changes,
     vms,
 )
@@ -22,6 +23,8 @@ vms.app.command("resize")(vm_changes.resize)
 vms.app.add_typer(vm_changes.disk, name="disk")
 vms.app.add_typer(vm_changes.nic, name="nic")
 vms.app.command("migrate")(migrations.migrate)
+vms.app.command("preflight")(migrations.preflight)
+vms.app.add_typer(snapshots.app, name="snapshot")
 hosts.app.command("evacuate")(migrations.evacuate)
 app.add_typer(vms.app, name="vm")
 vms.app.add_typer(guests.app)

@@ -1,4 +1,4 @@
-"""`virtfleet vm migrate` and `virtfleet host evacuate`."""
+"""`virtfleet vm migrate`, `vm preflight` and `host evacuate`."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ import typer
 
 from virtfleet.cli import complete
 from virtfleet.cli.client import REFUSED, connect, ref, reported
-from virtfleet.cli.output import Format, Output, say, show_one
+from virtfleet.cli.output import Format, Output, plain, say, show_list, show_one
 from virtfleet.cli.progress import finish
 from virtfleet.cli.vms import Wait
 
@@ -57,6 +57,22 @@ def migrate(
         say(f"{answer['vm']}: {answer['from']} → {answer['host']}{_told(took)}")
 
 
+def preflight(name: VmName, copy_storage: Copy = True, output: Format = Output.table) -> None:
+    """Show which hosts could take a machine, and why not; nothing is changed."""
+    with reported():
+        api = connect()
+        ended = finish(api, api.post(f"/vms/{ref(name)}/preflight", {"copy_storage": copy_storage}), wait=True)
+        verdicts = [verdict for item in _items(ended or {}) for verdict in item["verdicts"]]
+        columns = [
+            *plain("host"),
+            ("VERDICT", lambda item: "yes" if item["ok"] else "no"),
+            ("WHY", lambda item: "; ".join(reason["text"] for reason in item["reasons"])),
+            ("DISKS", lambda item: ", ".join(f"{disk['target']} {disk['how']}" for disk in item["disks"])),
+            ("UNKNOWN", lambda item: ", ".join(key for key, word in item["checks"].items() if word == "unknown")),
+        ]
+        show_list(verdicts, columns, output, "other hosts")
+
+
 def evacuate(
     name: HostName,
     policy: Annotated[str | None, typer.Option(help="The placement policy for the targets.")] = None,
@@ -101,7 +117,7 @@ def _way(
 
 
 def _items(job: dict[str, Any]) -> list[dict[str, Any]]:
-    return [item for result in (job["result"] or {}).values() for item in result.get("vms") or []]
+    return [item for result in (job.get("result") or {}).values() for item in result.get("vms") or []]
 
 
 def _told(took: list[dict[str, Any]]) -> str:

@@ -178,7 +178,7 @@ def replay(
 ) -> None:
     """Place a file's machines anew, as they come and go; or judge a trace of loads, sample by sample."""
     with _simulation(file) as simulation:
-        found = simulation.read(file, simulation.Hardware(hosts, host_vcpus, host_memory))
+        found = simulation.read(file, simulation.Hardware(hosts, host_vcpus, host_memory, at_once))
         if found.kind == "loads":
             _show(simulation.resized(found, up, down, sample_seconds), LOADS, output)
         else:

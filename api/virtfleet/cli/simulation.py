@@ -39,11 +39,15 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class Hardware:
-    """The hosts for a trace that brings none; no count means one host for each machine that lives at one time."""
+    """The hosts for a trace that brings none; no count means one host for each machine that lives at one time.
+
+    `at_once`: all of them do.
+    """
 
     count: int | None
     vcpus: int
     memory: str
+    at_once: bool = False
 
 
 @dataclass
@@ -80,7 +84,7 @@ class Simulation:
         cpu, wall = self.started
         return {
             "file": str(self.path),
-            "kind": self.kind,
+            "file_kind": self.kind,
             **answer,
             **more,
             "rejected": len(self.rejected),
@@ -125,7 +129,8 @@ def _read_trace(simulation: Simulation, text: str, hardware: Hardware) -> None:
         if left_out:
             simulation.notes.append(f"{in_words(left_out, 'machine')} left out: a GPU is wanted")
         # Hosts enough for one machine each: how few of them the policy needs is the question.
-        count = hardware.count or max(1, traces.most_at_once(simulation.arrivals))
+        machines = len(simulation.arrivals) if hardware.at_once else traces.most_at_once(simulation.arrivals)
+        count = hardware.count or max(1, machines)
         memory = parse_size(hardware.memory, "the memory of a host")
         simulation.state = read_state(traces.hosts_of_one_size(count, hardware.vcpus * traces.VCPU_MILLI, memory))
 

@@ -8,7 +8,7 @@ import typer
 from virtfleet.cli.client import connect, ref, reported
 from virtfleet.cli.output import Format, Output, plain, say, show_list
 from virtfleet.cli.progress import finish
-from virtfleet.cli.vms import Name, Wait
+from virtfleet.cli.vms import MaxMemory, MaxVcpus, Name, Wait
 
 disk = typer.Typer(no_args_is_help=True, help="Disks of a machine.")
 nic = typer.Typer(no_args_is_help=True, help="Network cards of a machine.")
@@ -42,8 +42,9 @@ def resize(
     memory: Annotated[str | None, typer.Option(help="Memory in use, with its unit.")] = None,
     disk: Annotated[str | None, typer.Option(help="Size that its disk is to grow to, with its unit.")] = None,
     grow_disk_by: GrowBy = None,
-    max_vcpus: Annotated[int | None, typer.Option(help="vCPUs it can have without a reboot.")] = None,
-    max_memory: Annotated[str | None, typer.Option(help="Memory it can have without a reboot.")] = None,
+    max_vcpus: MaxVcpus = None,
+    max_memory: MaxMemory = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per core that its vCPUs look like.")] = None,
     autostart: Annotated[bool | None, typer.Option("--autostart/--no-autostart", help="Start with its host.")] = None,
     iops: Iops = None,
     bytes_per_second: Rate = None,
@@ -60,6 +61,7 @@ def resize(
         body: dict[str, Any] = {
             **{"vcpus": vcpus, "memory": memory, "disk": disk, "grow_disk_by": grow_disk_by},
             **{"max_vcpus": max_vcpus, "max_memory": max_memory, "autostart": autostart},
+            **{"topology": None if threads is None else {"threads": threads}},
             **{"io": _limits(iops, bytes_per_second), "grace": grace},
         }
         given = {key: value for key, value in body.items() if value is not None}

@@ -33,6 +33,8 @@ Flavor = Annotated[
 Vcpus = Annotated[int | None, typer.Option(help="vCPUs, instead of the flavor's.")]
 Memory = Annotated[str | None, typer.Option(help="Memory with its unit, such as 512MiB.")]
 Disk = Annotated[str | None, typer.Option(help="Size of the disk with its unit, such as 10GiB.")]
+MaxVcpus = Annotated[int | None, typer.Option(help="vCPUs it can have without a reboot.")]
+MaxMemory = Annotated[str | None, typer.Option(help="Memory it can have without a reboot.")]
 Image = Annotated[
     str | None, typer.Option(help="What it boots; the first image if left out.", autocompletion=complete.images)
 ]
@@ -46,6 +48,8 @@ Policy = Annotated[str | None, typer.Option(help="The placement policy, such as 
 COLUMNS = plain("id", "name", "state", "host", "address", "vcpus", "memory", "disk", "image")
 LINES = [
     *plain("id", "number", "name", "state", "host", "zone", "address", "mac", "vcpus", "memory", "disk", "pool"),
+    *plain("max_vcpus", "max_memory", "autostart"),
+    ("IO", lambda item: ", ".join(f"{name} {limit}" for name, limit in item["io"].items()) or None),
     *plain("flavor", "image", "policy", "owner", "project", "created_at", "observed_at", "job"),
     ("PLACED", lambda item: item["explanation"].get("text")),
     ("ERROR", lambda item: (item["error"] or {}).get("message")),
@@ -78,6 +82,8 @@ def create(
     flavor: Flavor = None,
     vcpus: Vcpus = None,
     memory: Memory = None,
+    max_vcpus: MaxVcpus = None,
+    max_memory: MaxMemory = None,
     disk: Disk = None,
     image: Image = None,
     count: Count = 1,
@@ -101,6 +107,8 @@ def create(
         api = connect()
         body = _wish(flavor, vcpus, memory, disk, image, count, zone, host, pool, policy) | {
             "name": name,
+            "max_vcpus": max_vcpus,
+            "max_memory": max_memory,
             "all_or_nothing": all_or_nothing,
             "network": network,
             "address": address,
@@ -232,22 +240,30 @@ def explain(
     with reported():
         body = _wish(flavor, vcpus, memory, disk, image, count, zone, host, pool, policy)
         decision = connect().post("/placements", body | {"name": name})
-        if output in (Output.json, Output.yaml):
+        if output is Output.table:
+            _show_verdicts(decision)
+        elif output is Output.name:
+            for each in decision["placements"]:
+                print(each["host"])
+        else:
             show_one(decision, [], output)
-            return
-        for each in [*decision["placements"], *decision["unplaced"]]:
-            why = each["explanation"]
-            say(why["text"])
-            rows = [
-                {"host": one["host"], "verdict": "chosen" if one["host"] == why["chosen"] else "fits"}
-                | {"score": f"{one['score']:.3f}", "why": ", ".join(f"{k} {v:.3f}" for k, v in one["terms"].items())}
-                for one in why["ranked"]
-            ] + [
-                {"host": one["host"], "verdict": "refused", "score": "-"}
-                | {"why": "; ".join(reason["text"] for reason in one["reasons"])}
-                for one in why["rejected"]
-            ]
-            columns = [("HOST", field("host")), *plain("verdict", "score", "why")]
-            show_list(rows, columns, Output.table, "hosts")
         if not decision["fits"]:
             raise typer.Exit(REFUSED)
+
+
+def _show_verdicts(decision: dict[str, Any]) -> None:
+    """Write a table for each machine: every host, with its score and what it is made of, or the reasons against it."""
+    columns = [("HOST", field("host")), *plain("verdict", "score", "why")]
+    for each in [*decision["placements"], *decision["unplaced"]]:
+        why = each["explanation"]
+        say(why["text"])
+        rows = [
+            {"host": one["host"], "verdict": "chosen" if one["host"] == why["chosen"] else "fits"}
+            | {"score": f"{one['score']:.3f}", "why": ", ".join(f"{k} {v:.3f}" for k, v in one["terms"].items())}
+            for one in why["ranked"]
+        ] + [
+            {"host": one["host"], "verdict": "refused", "score": "-"}
+            | {"why": "; ".join(reason["text"] for reason in one["reasons"])}
+            for one in why["rejected"]
+        ]
+        show_list(rows, columns, Output.table, "hosts")

@@ -7,6 +7,7 @@ from virtfleet.models.jobs import UNFINISHED, Job, JobDependency, JobEvent, JobL
 from virtfleet.models.ledger import Audit, Change, Cursor, IdempotencyKey, Lease, Number, Secret
 from virtfleet.models.moves import Move
 from virtfleet.models.people import Project, Token, User
+from virtfleet.models.snapshots import Snapshot
 from virtfleet.models.vms import Vm
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Number",
     "Project",
     "Secret",
+    "Snapshot",
     "Token",
     "User",
     "Vm",

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from virtfleet.models import Host, Vm
 from virtfleet.routes import views
 from virtfleet.routes.door import location_of, once, require
-from virtfleet.schemas.migrations import EvacuateIn, Evacuation, MigrateIn, MigrationAccepted, WayIn
+from virtfleet.schemas.migrations import EvacuateIn, Evacuation, MigrateIn, MigrationAccepted, PreflightIn, WayIn
 from virtfleet.services import evacuation, vms
 from virtfleet.services.auth import Principal
 from virtfleet.services.ledger import Answer
@@ -47,6 +47,24 @@ def migrate_vm(ref: str, json_data: MigrateIn) -> Response:
             "explanation": dict(step.explanation),
         }
         return Answer(202, body, location_of(job.id))
+
+    return once(json_data.model_dump(), work)
+
+
+@blueprint.post("/vms/<ref>/preflight")
+@require("vms:write")
+@blueprint.input(PreflightIn)
+@blueprint.doc(responses=[202])
+def judge_hosts(ref: str, json_data: PreflightIn) -> Response:
+    """Find out which hosts could take a machine, and why not
+
+    The job's result has a verdict for each other host of the zone. Nothing is changed or reserved.
+    """
+
+    def work(session: Session, who: Principal) -> Answer:
+        vm = find(session, Vm, "vm", ref, who)
+        job = vms.preflight(session, who, vm, copy_storage=json_data.copy_storage)
+        return Answer(202, views.accepted(session, job), location_of(job.id))
 
     return once(json_data.model_dump(), work)
 

@@ -29,6 +29,12 @@ class MigrateIn(WayIn):
     came_from: Text | None = Field(default=None, alias="from", description="The host that it must be on now.")
 
 
+class PreflightIn(In):
+    """What a migration could do."""
+
+    copy_storage: bool = Field(default=True, description="Whether disks that the hosts do not share may be copied.")
+
+
 class MigrationAccepted(Out):
     """A migration under way: `explanation` says why it goes to `host`."""
 

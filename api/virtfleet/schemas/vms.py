@@ -87,6 +87,14 @@ class IoLimits(In):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
+class Topology(In):
+    """How a machine's vCPUs look. Their product is the most it can have; sockets follow when left out."""
+
+    sockets: int | None = Field(default=None, ge=1, le=LARGEST_VCPUS)
+    cores: int = Field(default=1, ge=1, le=LARGEST_VCPUS)
+    threads: int = Field(default=1, ge=1, le=LARGEST_VCPUS)
+
+
 class VmPatch(In):
     """What is to be different about a machine. Without a reboot as far as that goes."""
 
@@ -96,6 +104,7 @@ class VmPatch(In):
     max_memory: Size | None = Field(default=None, ge=SMALLEST_MEMORY, le=LARGEST, description="Without a reboot.")
     disk: Size | None = Field(default=None, ge=SMALLEST_DISK, le=LARGEST, description="The size to grow to.")
     grow_disk_by: Size | None = Field(default=None, ge=1, le=LARGEST, description="How much to grow by.")
+    topology: Topology | None = Field(default=None, description="How its vCPUs look.")
     autostart: bool | None = Field(default=None, description="Whether it starts with its host.")
     io: IoLimits | None = Field(default=None, description="Limits of its disks.")
     allow_power_cycle: bool = Field(default=False, description="Stop and start it for what needs that.")

@@ -6,6 +6,7 @@ libvirt's read-only socket.
 """
 
 import datetime
+import os
 import subprocess
 import sys
 import time
@@ -43,11 +44,21 @@ def pools() -> list[str]:
     """Return the sizes of the active pools, in bytes."""
     found = []
     for pool in names(virsh("pool-list", "--name")):
-        facts = dict(line.split(":", 1) for line in virsh("pool-info", "--bytes", pool).splitlines() if ":" in line)
-        for key, metric in (("Capacity", "capacity"), ("Available", "available")):
-            if key in facts:
-                found.append(sample(f"virtfleet_pool_{metric}_bytes", {"pool": pool}, float(facts[key])))
+        capacity, available = sizes(pool)
+        found.append(sample("virtfleet_pool_capacity_bytes", {"pool": pool}, capacity))
+        found.append(sample("virtfleet_pool_available_bytes", {"pool": pool}, available))
     return found
+
+
+def sizes(pool: str) -> tuple[float, float]:
+    """Return capacity and free space of a pool; a folder's from the kernel, as libvirt's are of its last look."""
+    xml = ET.fromstring(virsh("pool-dumpxml", pool))  # noqa: S314 - libvirt writes no DTD
+    path = xml.findtext("target/path")
+    if xml.get("type") in ("dir", "fs", "netfs") and path:
+        status = os.statvfs(path)
+        return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+    facts = dict(line.split(":", 1) for line in virsh("pool-info", "--bytes", pool).splitlines() if ":" in line)
+    return float(facts["Capacity"]), float(facts["Available"])
 
 
 def snapshots() -> list[str]:
@@ -93,7 +104,7 @@ def main(target: Path) -> int:
         worked = 1
         try:
             lines += part()
-        except (OSError, ValueError, subprocess.SubprocessError, ET.ParseError) as error:
+        except (OSError, ValueError, KeyError, subprocess.SubprocessError, ET.ParseError) as error:
             said = getattr(error, "stderr", None) or error
             print(f"{part.__name__}: {said}".strip(), file=sys.stderr)
             worked, status = 0, 1

@@ -49,15 +49,18 @@ def main() -> None:
         name, status = line.split()
         if status != "not-installed":
             look[f"package {name}"] = status
+    on_demand = set()
     for line in output("systemctl", "list-unit-files", "--no-legend", "--no-pager"):
         name, state = line.split()[:2]
+        if state == "static":
+            on_demand.add(name)
         if state != "transient":
             look[f"unit file {name}"] = state
     for line in output(
         "systemctl", "list-units", "--no-legend", "--no-pager", "--plain", "--type=service,socket,timer"
     ):
         name, _, state = line.split()[:3]
-        if state == "failed" or not re.match(r"(user@|user-runtime-dir@|session-)", name):
+        if state == "failed" or (name not in on_demand and not re.match(r"(user@|user-runtime-dir@|session-)", name)):
             look[f"unit {name}"] = state
     for link in json.loads("".join(output("ip", "-j", "address", "show"))):
         addresses = sorted(a["local"] for a in link["addr_info"] if a["scope"] == "global")

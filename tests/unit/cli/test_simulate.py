@@ -70,6 +70,7 @@ def test_balance_reports_scores_moves_and_what_they_cost(cluster: Path) -> None:
     assert report["moves"][0]["from"] in ("h0", "h1")
     assert report["moved_gib"] == sum(move["bytes"] for move in report["moves"]) / GIB
     assert (report["hosts_used_before"], report["hosts_used_after"], report["rejected"]) == (2, 4, 0)
+    assert (report["file_kind"], report["hosts_used"], report["wall_seconds"] >= 0) == ("htools", 4, True)
     assert not (cluster.parent / "no-fleet").exists()
 
 
@@ -144,7 +145,9 @@ def test_machines_of_a_trace_come_and_go(tmp_path: Path) -> None:
     report = data("replay", trace, *options)
     assert (report["machines"], report["machines_at_once"], report["hosts_used"]) == (7, 3, 3)
     assert report["notes"] == ["1 machine left out: a GPU is wanted"]
-    assert data("replay", trace, *options, "--at-once")["rejected"] == 4
+    together = data("replay", trace, *options, "--at-once")
+    assert (together["machines_at_once"], together["hosts_used"], together["rejected"]) == (7, 7, 0)
+    assert data("replay", trace, *options, "--at-once", "--hosts", 3)["rejected"] == 4
     assert data("replay", trace, *options, "--hosts", 2)["rejected"] > 0
     assert data("capacity", trace, "--flavor", "2x4GiB", *options[2:], "--hosts", 4)["flavors"][0]["fits"] == 1
     assert "host" in refused("replay", trace, "--host-memory", "8")

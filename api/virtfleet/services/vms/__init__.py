@@ -3,7 +3,7 @@
 from virtfleet.services.vms.actions import ACTIONS, act, clean_up, delete, retry_cleanups
 from virtfleet.services.vms.creation import create, try_out
 from virtfleet.services.vms.endings import of_job
-from virtfleet.services.vms.migration import Way, migrate
+from virtfleet.services.vms.migration import Way, migrate, preflight
 from virtfleet.services.vms.resizing import Resize, resize
 from virtfleet.services.vms.wanted import NewVm
 
@@ -18,6 +18,7 @@ __all__ = [
     "delete",
     "migrate",
     "of_job",
+    "preflight",
     "resize",
     "retry_cleanups",
     "try_out",

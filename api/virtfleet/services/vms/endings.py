@@ -12,7 +12,7 @@ from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, creation, disks, nics, resizing
+from virtfleet.services.vms import actions, creation, disks, migration, nics, resizing, snapshots
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -210,6 +210,46 @@ def _of_device(outcome: Outcome, kind: str, key: str, value: str) -> Mapping[str
     for result in outcome.result.values():
         for item in (result or {}).get(kind) or []:
             if (item.get("item") or {}).get(key) == value and not item.get("failed") and not item.get("skipped"):
+                return dict(item)
+    return None
+
+
+@kinds.finisher("vm.migrate")
+@kinds.finisher("host.evacuate")
+def moved(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note where each machine is now."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm)
+        if not migration.settle(session, vm, job, item):
+            continue
+        if item is not None and not item.get("failed"):
+            vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
+            vm.error = None
+        elif outcome.state != "succeeded":
+            vm.error = error_of(job, outcome, item)
+        tell(session, vm)
+
+
+@kinds.finisher("vm.snapshot")
+@kinds.finisher("vm.revert")
+def snapshots_settled(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note which snapshots a machine has, and its state."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm)
+        if item is not None and not item.get("failed"):
+            snapshots.record(session, vm, item.get("snapshots") or [])
+            vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
+            vm.error = None
+        elif outcome.state != "succeeded":
+            vm.error = error_of(job, outcome, item)
+        tell(session, vm)
+
+
+def _of_machine(outcome: Outcome, vm: Vm) -> Mapping[str, Any] | None:
+    """Return what a run that worked off a list of machines says of this one; each came with its UUID."""
+    for result in outcome.result.values():
+        for item in (result or {}).get("vms") or []:
+            if (item.get("item") or {}).get("uuid") == vm.uuid:
                 return dict(item)
     return None
 

@@ -1,4 +1,4 @@
-"""Moving machines: where to, the room there reserved, the job written down; and what becomes of it at the end."""
+"""Moving machines: where to, the room there reserved, the job written down; and that room given back at the end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from virtfleet import clock, settings
 from virtfleet.errors import Problem
-from virtfleet.jobs import kinds, lifecycle
-from virtfleet.jobs.kinds import PROGRESS, Outcome
+from virtfleet.jobs import lifecycle
+from virtfleet.jobs.kinds import PROGRESS
 from virtfleet.models import Host, Image, Job, Move, Vm
 from virtfleet.services import capacity, images, ledger
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
-from virtfleet.services.vms import creation, endings
+from virtfleet.services.vms import creation
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 LONGEST_TIMEOUT_SECONDS = 86400.0
@@ -89,6 +89,28 @@ def migrate(
     job = submit(session, who, "vm.migrate", [step], way)
     ledger.audit(session, who, "vm.migrate", vm.id, job.id)
     return job, step
+
+
+def preflight(session: Session, who: Principal, vm: Vm, *, copy_storage: bool) -> Job:
+    """Make the job that finds out which of the zone's hosts could take a machine. Raises Problem."""
+    if reason := why_not(session, vm):
+        raise Problem("not_ready", reason, "See: virtfleet vm show, virtfleet host show.")
+    rows = capacity.hosts_of(session, vm.zone)
+    job = lifecycle.submit(
+        session,
+        "vm.preflight",
+        project_id=vm.project_id,
+        owner_id=who.user_id,
+        host_ids=[vm.host_id, *(host.id for host in rows if host.id != vm.host_id)],
+        variables={
+            "virtfleet_vms": [{"name": vm.libvirt_name, "uuid": vm.uuid}],
+            "virtfleet_copy_storage": copy_storage,
+        },
+        subjects=[{"type": "vm", "id": vm.id, "name": vm.name}],
+        exclusive=[f"vm:{vm.id}"],
+    )
+    ledger.audit(session, who, "vm.preflight", vm.id, job.id)
+    return job
 
 
 def why_not(session: Session, vm: Vm) -> str | None:
@@ -187,41 +209,19 @@ def _bases(session: Session, who: Principal, step: Step) -> list[str]:
     return [needed] if needed else []
 
 
-@kinds.finisher("vm.migrate")
-@kinds.finisher("host.evacuate")
-def moved(session: Session, job: Job, outcome: Outcome) -> None:
-    """Note where each machine is now, and give back the room that was kept for it.
+def settle(session: Session, vm: Vm, job: Job, item: Mapping[str, Any] | None) -> bool:
+    """Note where a machine is after its move, and give back the room that was kept for it; False when it had none.
 
     Of a machine of which the run can say nothing the row stays as it is: the observer sees where it is.
     """
-    items = _items(outcome)
-    for vm in endings.of_job(session, job):
-        item = items.get(vm.uuid)
-        move = session.get(Move, vm.id)
-        if move is None or move.job_id != job.id:
-            continue
-        failed = item is None or bool(item.get("failed"))
-        if item is not None and (not failed or item.get("on") == "target"):
-            vm.host_id = move.target_id
-            vm.explanation = job.context["explanations"].get(vm.id, vm.explanation)
-            vm.observed_at = clock.now()
-        if item is not None and not failed:
-            vm.state = endings.STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
-            vm.error = None
-        elif outcome.state != "succeeded":
-            vm.error = endings.error_of(job, outcome, item)
-        session.delete(move)
-        session.flush()
-        session.refresh(vm)
-        endings.tell(session, vm)
-
-
-def _items(outcome: Outcome) -> dict[str, Mapping[str, Any]]:
-    """Return what the run says of each machine, by UUID."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for result in outcome.result.values():
-        for item in (result or {}).get("vms") or []:
-            uuid = (item.get("item") or {}).get("uuid")
-            if uuid:
-                found[str(uuid)] = item
-    return found
+    move = session.get(Move, vm.id)
+    if move is None or move.job_id != job.id:
+        return False
+    if item is not None and (not item.get("failed") or item.get("on") == "target"):
+        vm.host_id = move.target_id
+        vm.explanation = job.context["explanations"].get(vm.id, vm.explanation)
+        vm.observed_at = clock.now()
+    session.delete(move)
+    session.flush()
+    session.refresh(vm)
+    return True

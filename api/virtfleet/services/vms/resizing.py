@@ -31,6 +31,7 @@ class Resize:
     max_memory_bytes: int | None = None
     disk_bytes: int | None = None
     grow_disk_by_bytes: int | None = None
+    topology: Mapping[str, int] | None = None
     autostart: bool | None = None
     io: Mapping[str, Any] | None = None
     allow_power_cycle: bool = False
@@ -157,10 +158,22 @@ def _settings(vm: Vm, wanted: Resize) -> dict[str, Any]:
         found |= {"vcpus": vm.vcpus, "max_vcpus": vm.max_vcpus or vm.vcpus}
     if wanted.memory_bytes is not None or wanted.max_memory_bytes is not None:
         found |= {"memory": format_size(vm.memory_bytes), "max_memory": format_size(vm.promised_memory_bytes)}
+    if wanted.topology is not None:
+        found["topology"] = _topology(vm, wanted.topology)
     if wanted.autostart is not None:
         found["autostart"] = wanted.autostart
     if wanted.io is not None:
         found["io"] = dict(wanted.io)
+    return found
+
+
+def _topology(vm: Vm, given: Mapping[str, int]) -> dict[str, int]:
+    found = {name: number for name, number in given.items() if number is not None}
+    most, product = vm.max_vcpus or vm.vcpus, found["cores"] * found["threads"]
+    if most % product or found.get("sockets", most // product) * product != most:
+        detail = f"The topology does not make up the {most} vCPUs that vm {vm.name!r} may have."
+        hint = "Let sockets times cores times threads be max_vcpus."
+        raise Problem("invalid", detail, hint, errors=[{"field": "topology", "message": "another product"}])
     return found
 
 

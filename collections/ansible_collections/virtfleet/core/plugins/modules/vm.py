@@ -615,6 +615,7 @@ vm:
   description:
     - The machine. In check mode what it would be, as far as that is known before. Sizes are bytes.
     - C(plan) lists what changed or would change, each with C(what), C(before), C(after) and C(effect).
+      What only a new machine could have, such as another image, stands in it as C(recreate) and is left.
       C(needs_power_cycle) says whether something holds only after its power was cycled, C(power_cycled) whether it was.
     - C(differences) tells in what else an existing machine is not as asked for.
     - One that failed has C(failed), C(msg), C(error), and C(cleaned), whether all that was made was removed again.

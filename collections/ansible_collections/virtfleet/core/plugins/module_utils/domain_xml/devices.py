@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from string import ascii_lowercase
 from typing import Any
 
@@ -14,6 +15,11 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 
 BUSES = {"virtio": "vd", "scsi": "sd", "usb": "sd"}
 """The buses that a disk can be plugged into, and how its device is called there."""
+
+
+def serial_of(disk: Mapping[str, Any], number: int) -> str:
+    """Return the serial number of one of option `disks`, counted from 0: its own, or the one it gets."""
+    return str(disk["serial"] or ("root" if number == 0 else f"disk{number}"))
 
 
 def find_disk(root: ET.Element, serial: str) -> ET.Element | None:

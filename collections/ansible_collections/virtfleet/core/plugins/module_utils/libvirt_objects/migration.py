@@ -192,7 +192,7 @@ class _Move:
         uuid, running = here.UUIDString(), bool(here.isActive())
         made: list[storage.DiskMove] = []
         try:
-            storage.prove_shared(self.source, self.target, verdict.storage.asserted_pools, wish.goal)
+            storage.prove(self.source, self.target, verdict.storage, wish.goal)
             with told_to_stop() as stop:
                 storage.prepare(self.source, self.target, verdict.storage, self.deadline, made)
                 if stop.is_set():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -278,16 +278,22 @@ def _check_room(planned: StoragePlan, target: libvirt.virConnect) -> None:
             planned.refusals.append(Refusal("pool_full", text))
 
 
-def prove_shared(source: libvirt.virConnect, target: libvirt.virConnect, names: Iterable[str], wanted: str) -> None:
-    """Raise VirtfleetError `refused` for an asserted pool that is not the same storage on both hosts after all."""
-    for name in names:
+def prove(source: libvirt.virConnect, target: libvirt.virConnect, planned: StoragePlan, wanted: str) -> None:
+    """Raise VirtfleetError `refused` for a pool that is not what the plan takes it for.
+
+    A pool that is asserted to be shared must be the same storage on both hosts; one from which is copied must not be: a
+    copy over itself, or the old volume removed after it, would be the machine's only disk.
+    """
+    for name in planned.asserted_pools:
         if not is_same_storage(source, target, name):
-            raise VirtfleetError(
-                wanted,
-                f"pool {name} is said to be shared, but what is written to it on one host is not there on the other",
-                "Correct virtfleet_shared_pools, or let the disks be copied.",
-                "refused",
-            )
+            text = f"pool {name} is said to be shared, but what is written to it on one host is not there on the other"
+            hint = "Correct virtfleet_shared_pools, or let the disks be copied."
+            raise VirtfleetError(wanted, text, hint, "refused")
+    for name in sorted({disk.pool for disk in planned.copied}):
+        if is_same_storage(source, target, name):
+            text = f"pool {name} is the same storage on both hosts, but nobody has said so, and so it would be copied"
+            hint = "Name it in shared_pools (of a host: the variable virtfleet_shared_pools)."
+            raise VirtfleetError(wanted, text, hint, "refused")
 
 
 def is_same_storage(source: libvirt.virConnect, target: libvirt.virConnect, name: str) -> bool:

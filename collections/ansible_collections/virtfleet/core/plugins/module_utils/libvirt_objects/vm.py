@@ -365,6 +365,7 @@ def removable(
 ) -> list[tuple[libvirt.virStoragePool, str]]:
     """Return those of the volumes that are there. Raises VirtfleetError `refused` when something else needs one."""
     found = []
+    going = {(each["pool"], each["name"]) for each in listed}
     for each in listed:
         try:
             pool = connection.storagePoolLookupByName(each["pool"])
@@ -375,7 +376,8 @@ def removable(
             raise translate(error, f"look up pool {each['pool']}") from error
         if volume is None:
             continue
-        over = volumes.overlays_of(pool, volume.path())
+        # What goes as well holds nothing: the files of external snapshots lie over the disk of their machine.
+        over = [name for name in volumes.overlays_of(pool, volume.path()) if (pool.name(), name) not in going]
         users = [name for name in volumes.machines_using(connection, {volume.path()}) if name != domain_name]
         if over or users:
             need = f"the volumes {', '.join(over[:5])} lie over it" if over else f"{', '.join(users[:5])} use it"

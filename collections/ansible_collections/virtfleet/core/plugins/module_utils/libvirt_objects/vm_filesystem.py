@@ -181,12 +181,11 @@ def _run(domain: libvirt.virDomain, arguments: list[str], deadline: Deadline) ->
     """Run the shell inside the machine; return its exit code and the last line it said."""
     begun = _ask(domain, "guest-exec", {"path": "/bin/sh", "arg": ["-c", *arguments], "capture-output": True})
 
-    def ended() -> dict[str, Any] | None:
+    def ended() -> dict[str, Any]:
         status = _ask(domain, "guest-exec-status", {"pid": begun.get("pid")})
-        return status if status.get("exited") else None
+        return status if status.get("exited") else {}
 
     status = wait_for(ended, deadline, "what runs in the machine", poll=0.3)
-    assert status is not None
     output = ""
     with contextlib.suppress(ValueError, TypeError):
         output = base64.b64decode(status.get("out-data") or "").decode("utf-8", "replace")

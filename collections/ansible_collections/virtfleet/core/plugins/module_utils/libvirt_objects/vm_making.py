@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils import seed
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import patch
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import devices, patch
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
@@ -160,7 +160,7 @@ class _Plan:
         for number, disk in enumerate(self._options["disks"] or []):
             pool, name = self._pool(disk["pool"]), self._disk_name(number, disk)
             self._check_disk(pool, disk, name)
-            self._disks.append(Disk(f"/{name}", disk["format"] or "qcow2", serial=disk["serial"] or _serial(number)))
+            self._disks.append(Disk(f"/{name}", disk["format"] or "qcow2", serial=devices.serial_of(disk, number)))
         build(self.spec)
 
     def make(self, undo: _Undo) -> None:
@@ -219,7 +219,12 @@ class _Plan:
             self._made.append({"pool": pool.name(), "name": name})
         described = volumes.describe(volume)
         self._disks.append(
-            Disk(described["path"], described["format"], _is_block(volume), disk["serial"] or _serial(number))
+            Disk(
+                described["path"],
+                described["format"],
+                _is_block(volume),
+                devices.serial_of(disk, number),
+            )
         )
 
     def _make_volume(
@@ -329,10 +334,6 @@ def _is_new(volume: libvirt.virStorageVol) -> bool:
 
 def _is_block(volume: libvirt.virStorageVol) -> bool:
     return bool(volume.info()[0] == libvirt.VIR_STORAGE_VOL_BLOCK)
-
-
-def _serial(number: int) -> str:
-    return "root" if number == 0 else f"disk{number}"
 
 
 def _read(path: str, wanted: str) -> str:

@@ -202,14 +202,19 @@ def comparable(live: Mapping[str, Any], wanted: Mapping[str, Any], kept: Mapping
 
     libvirt writes out what the modes of the host's CPU have come to, so that the mode cannot be seen any more. And a
     machine that has more memory than it was told to have has not given the rest back yet: it does once it has booted,
-    or never, if it has no driver for that.
+    or never, if it has no driver for that. What it is told next it does as late.
     """
     unknown = set()
     if wanted.get("cpu_model") in HOST_CPU_MODES and kept["cpu_model"] == wanted["cpu_model"]:
         unknown.add("cpu_model")
-    if "memory" in wanted and kept["memory"] == wanted["memory"] < live["memory"]:
+    if gives_late(live, kept):
         unknown.add("memory")
     return {name: value for name, value in live.items() if name not in unknown}
+
+
+def gives_late(live: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+    """Tell whether a machine has more memory than it was told to have."""
+    return bool(live["memory"] > kept["memory"])
 
 
 def _invalid(name: str, obstacle: str, hint: str) -> VirtfleetError:

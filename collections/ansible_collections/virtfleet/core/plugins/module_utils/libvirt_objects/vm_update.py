@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils import plan
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata, patch, settings
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import devices, metadata, patch, settings
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import written
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import capabilities, vm_settings
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline, wait_for
 
@@ -56,10 +58,10 @@ def prepare(
     definition, running = documents(domain, active=active)
     found = vm_settings.settings_of(options, capabilities.machine_names(connection) if options["machine"] else None)
     steps = patch.steps(options[_PATCH] or [])
-    first = definition if definition is not None else running
-    assert first is not None
-    kept = {**settings.read(first), **_extras(domain, first, steps)}
-    live = None if running is None else {**settings.read(running), **_extras(domain, running, steps)}
+    first = next(root for root in (definition, running) if root is not None)
+    autostart = options[_AUTOSTART] is not None and _autostart(domain)
+    kept = _state(first, steps, autostart)
+    live = None if running is None else _state(running, steps, autostart)
     wanted = vm_settings.complete(found, kept)
     if steps:
         wanted[_PATCH] = {step.key: step.value for step in steps}
@@ -77,7 +79,8 @@ def prepare(
         None if live is None else vm_settings.comparable(live, wanted, kept),
         vm_settings.effects(live, paused=paused),
     )
-    prepared = Prepared(update, wanted, steps, definition, running)
+    others = _other_images(connection, first, options["disks"] or [])
+    prepared = Prepared(replace(update, beyond=(*update.beyond, *others)), wanted, steps, definition, running)
     _check(domain, prepared)
     return prepared
 
@@ -93,17 +96,36 @@ def documents(domain: libvirt.virDomain, *, active: bool) -> tuple[ET.Element | 
     return (None if kept is None else ET.fromstring(kept)), (None if live is None else ET.fromstring(live))
 
 
-def _extras(domain: libvirt.virDomain, root: ET.Element, steps: list[patch.Step]) -> dict[str, Any]:
-    """Return the settings that do not stand in the document as such."""
+def _state(root: ET.Element, steps: list[patch.Step], autostart: bool) -> dict[str, Any]:
+    """Return all settings, with those that do not stand in the document as such."""
+    patched = {step.key: patch.look(root, step) for step in steps}
+    return {**settings.read(root), _PATCH: patched, _AUTOSTART: autostart, _NAME: root.findtext("name")}
+
+
+def _autostart(domain: libvirt.virDomain) -> bool:
     try:
-        autostart = bool(domain.autostart())
+        return bool(domain.autostart())
     except libvirtError:  # a transient machine has none
-        autostart = False
-    return {
-        _PATCH: {step.key: patch.look(root, step) for step in steps},
-        _AUTOSTART: autostart,
-        _NAME: root.findtext("name"),
-    }
+        return False
+
+
+def _other_images(
+    connection: libvirt.virConnect, root: ET.Element, disks: Sequence[Mapping[str, Any]]
+) -> list[plan.Change]:
+    """Return the disks that lie over another image than the wanted one: only a new machine could have that."""
+    found = []
+    for number, wanted in enumerate(disks):
+        serial = devices.serial_of(wanted, number)
+        disk = devices.find_disk(root, serial)
+        path = None if disk is None or wanted["image"] is None else devices.source_of(disk)
+        if path is None:
+            continue
+        with contextlib.suppress(libvirtError, VirtfleetError):
+            image = volumes.describe(connection.storageVolLookupByPath(path))["image"]
+            name = None if image is None else PurePosixPath(image).name
+            if name not in (None, wanted["image"]):
+                found.append(plan.Change(f"disks.{serial}.image", name, wanted["image"], plan.RECREATE))
+    return found
 
 
 def _check(domain: libvirt.virDomain, prepared: Prepared) -> None:
@@ -151,7 +173,9 @@ def carry_out(
         if live and prepared.live is not None:
             hot = prepared.update.names(plan.LIVE)
             for name in (name for name in _LIVE if name in hot):
-                _change_live(domain, prepared, name, deadline, undo)
+                # What a machine does when it has booted, it is told now and not waited for.
+                patience = Deadline(0) if name == "memory" and _gives_late(prepared) else deadline
+                _change_live(domain, prepared.live, name, prepared.wanted[name], patience, undo=undo)
         if _NAME in names:
             undo.append(partial(domain.rename, domain.name(), 0))
             domain.rename(prepared.wanted[_NAME], 0)
@@ -204,7 +228,7 @@ def _change_kept(
 
 def _check_kept(domain: libvirt.virDomain, prepared: Prepared, after: ET.Element) -> None:
     """Refuse what libvirt took but did not keep: the next run would find it changed again."""
-    now = {**settings.read(after), **_extras(domain, after, prepared.steps)}
+    now = _state(after, prepared.steps, autostart=False)
     changed = prepared.update.names()
     left = plan.update(
         {name: prepared.wanted[name] for name in changed if name not in (_AUTOSTART, _NAME)},
@@ -222,18 +246,29 @@ def _check_kept(domain: libvirt.virDomain, prepared: Prepared, after: ET.Element
         )
 
 
+def _gives_late(prepared: Prepared) -> bool:
+    if prepared.live is None or prepared.definition is None:
+        return False
+    return vm_settings.gives_late(settings.read(prepared.live), settings.read(prepared.definition))
+
+
 def _change_live(
-    domain: libvirt.virDomain, prepared: Prepared, name: str, deadline: Deadline, undo: list[Callable[[], Any]]
+    domain: libvirt.virDomain,
+    live: ET.Element,
+    name: str,
+    after: Any,
+    deadline: Deadline,
+    *,
+    undo: list[Callable[[], Any]],
 ) -> None:
-    assert prepared.live is not None
-    before, after = settings.read(prepared.live)[name], prepared.wanted[name]
+    before = settings.read(live)[name]
     if before == after:
         return
     change = _LIVE[name]
     if name != "vcpus":  # it comes last; a machine that was given one need not let go of it
-        undo.append(partial(change, domain, prepared.live, before, deadline))
+        undo.append(partial(change, domain, live, before, deadline))
     try:
-        change(domain, prepared.live, after, deadline)
+        change(domain, live, after, deadline)
     except libvirtError as error:
         hint = "Try again later, or allow its power to be cycled with allow_power_cycle."
         raise translate(error, f"change {name} of machine {domain.name()} while it runs", hint) from error
@@ -245,6 +280,8 @@ def _set_vcpus(domain: libvirt.virDomain, _live: ET.Element, value: int, _deadli
 
 def _set_memory(domain: libvirt.virDomain, _live: ET.Element, value: int, deadline: Deadline) -> None:
     domain.setMemoryFlags(value // _KIB, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    if deadline.passed:
+        return
 
     def there() -> bool:
         return bool(settings.read(ET.fromstring(domain.XMLDesc(0)))["memory"] == value)

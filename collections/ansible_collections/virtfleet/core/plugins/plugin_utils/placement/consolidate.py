@@ -10,7 +10,7 @@ other machine there once, to many targets. `volume_ratio` is the rule of S5.10, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import Door
@@ -20,6 +20,7 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.ordering 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.plans import plan_of
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import State, read_state
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.standing import GIB, Standing
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.states import as_it_stands
 
 RULES = ("fewest_hosts", "volume_ratio")
 CLAMP = 0.01
@@ -257,41 +258,35 @@ def consolidate(state: object, policy: object = None) -> dict[str, Any]:
     """Plan the moves that leave the fewest hosts in use, every step within capacity and rules.
 
     `choices` shows hosts freed against moves for other numbers of hosts. N+1 is kept where it held, the freed hosts
-    counting as spare until somebody switches them off. Raises SchemaError.
+    counting as spare until somebody switches them off. A plan run on its own result is empty. Raises SchemaError.
     """
     snapshot = read_state(state)
     rules = read_consolidate_policy(policy)
     packer = _Packer(snapshot)
     used = len(packer.used)
-    watched = rules.keep_n_plus_one and Watch(Standing(snapshot)).holds()
-    choices: list[dict[str, Any]] = []
-    chosen: list[list[Step]] = []
-    if rules.rule == "volume_ratio":
-        found = _by_volume(snapshot, rules.least_hosts)
-        batches = in_batches(Standing(snapshot), found, per_host=rules.per_host, keep_n_plus_one=watched)
-        if batches is not None and len(found) <= rules.max_moves:
-            chosen = batches
-            choices.append(_choice(snapshot, found, used))
-    else:
-        for count in _counts(max(rules.least_hosts, packer.least()), used, rules.choices):
-            if len(choices) >= rules.choices:
-                break
-            kept = packer.choose(count)
-            goal = packer.pack(kept) if kept is not None else None
-            if goal is None or (choices and len(goal) >= choices[-1]["moves"]):
-                continue
-            if not chosen and len(goal) <= rules.max_moves:
-                batches = in_batches(Standing(snapshot), goal, per_host=rules.per_host, keep_n_plus_one=watched)
-                if batches is None:
-                    continue
-                chosen = batches
-            choices.append(_choice(snapshot, goal, used))
-    after = Standing(snapshot)
-    for batch in chosen:
-        for vm, host in batch:
-            after.move(vm, host)
-    freed = [after.fleet.hosts[host].name for host in sorted(packer.used) if not after.on[host]]
-    left_used = used - len(freed) + sum(1 for host in packer.candidates if host not in packer.used and after.on[host])
+    found = _once(snapshot, rules)
+    chosen, choices = list(found.batches), found.choices
+    standing = _standing_after(snapshot, chosen)
+    # Emptied hosts make other packings possible: it looks again until there is nothing left to do.
+    more = found.batches
+    while more:
+        left = replace(rules, max_moves=rules.max_moves - sum(len(batch) for batch in chosen))
+        more = _once(as_it_stands(standing), left).batches
+        chosen += more
+        for vm, host in (step for batch in more for step in batch):
+            standing.move(vm, host)
+    if len(chosen) > len(found.batches):
+        goal = {
+            vm: standing.host_of(vm) for vm in range(len(standing.vms)) if standing.host_of(vm) != _home(standing, vm)
+        }
+        watched = rules.keep_n_plus_one and Watch(Standing(snapshot)).holds()
+        direct = in_batches(Standing(snapshot), goal, per_host=rules.per_host, keep_n_plus_one=watched)
+        if direct is not None and sum(map(len, direct)) <= sum(map(len, chosen)):
+            chosen = direct
+        choices[found.at] = _choice(snapshot, goal, used)
+    freed = [standing.fleet.hosts[host].name for host in sorted(packer.used) if not standing.on[host]]
+    left_used = used - len(freed)
+    left_used += sum(1 for host in packer.candidates if host not in packer.used and standing.on[host])
     why = f"{counted(used, 'host')} in use → {left_used}, {len(freed)} emptied"
     if not chosen:
         why = f"nothing to do: the machines of {counted(used, 'host')} fit on no fewer"
@@ -304,6 +299,51 @@ def consolidate(state: object, policy: object = None) -> dict[str, Any]:
         why,
         more={"rule": rules.rule, "hosts_before": used, "hosts_after": left_used, "freed": freed, "choices": choices},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one look came to: the plan, the choices it was taken from, and which of them it is."""
+
+    batches: list[list[Step]]
+    choices: list[dict[str, Any]]
+    at: int
+
+
+def _once(snapshot: State, rules: ConsolidatePolicy) -> _Found:
+    packer = _Packer(snapshot)
+    used = len(packer.used)
+    watched = rules.keep_n_plus_one and Watch(Standing(snapshot)).holds()
+    choices: list[dict[str, Any]] = []
+    if rules.rule == "volume_ratio":
+        goal = _by_volume(snapshot, rules.least_hosts)
+        batches = in_batches(Standing(snapshot), goal, per_host=rules.per_host, keep_n_plus_one=watched)
+        if batches is None or len(goal) > rules.max_moves:
+            return _Found([], choices, 0)
+        return _Found(batches, [_choice(snapshot, goal, used)], 0)
+    chosen: list[list[Step]] = []
+    at = 0
+    for count in _counts(max(rules.least_hosts, packer.least()), used, rules.choices):
+        if len(choices) >= rules.choices:
+            break
+        kept = packer.choose(count)
+        packed = packer.pack(kept) if kept is not None else None
+        if packed is None or (choices and len(packed) >= choices[-1]["moves"]):
+            continue
+        if not chosen and len(packed) <= rules.max_moves:
+            ordered = in_batches(Standing(snapshot), packed, per_host=rules.per_host, keep_n_plus_one=watched)
+            if ordered is None:
+                continue
+            chosen, at = ordered, len(choices)
+        choices.append(_choice(snapshot, packed, used))
+    return _Found(chosen, choices, at)
+
+
+def _standing_after(snapshot: State, batches: list[list[Step]]) -> Standing:
+    standing = Standing(snapshot)
+    for vm, host in (step for batch in batches for step in batch):
+        standing.move(vm, host)
+    return standing
 
 
 def _choice(state: State, goal: dict[int, int], used: int) -> dict[str, Any]:

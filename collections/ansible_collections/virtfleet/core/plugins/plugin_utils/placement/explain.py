@@ -124,15 +124,15 @@ def chosen_text(fleet: Fleet, request: Request, ranked: list[Ranked], number: in
     mine = next((each for each in ranked if each.number == number), None)
     if mine is None:
         return f"{request.id} on {host}"
-    others = [each for each in ranked if each.number != number]
-    terms = " + ".join(f"{name} {value:.3f}" for name, value in mine.terms)
+    other = next((each for each in ranked if each.number != number), None)
+    terms = " + ".join(f"{name} {value:.3f}" for name, value in mine.terms.items())
     text = f"{request.id} on {host}: score {mine.score:.3f}"
     if len(mine.terms) > 1:
         text += f" = {terms}"
     elif mine.terms:
-        text += f" ({mine.terms[0][0]})"
-    if others:
-        text += f"; next {fleet.hosts[others[0].number].name} {others[0].score:.3f}"
+        text += f" ({next(iter(mine.terms))})"
+    if other is not None:
+        text += f"; next {fleet.hosts[other.number].name} {other.score:.3f}"
     elif not refused:
         text += "; the only host"
     if refused:
@@ -156,7 +156,7 @@ def explanation(
         "chosen": None if number is None else fleet.hosts[number].name,
         "text": text,
         "ranked": [
-            {"host": fleet.hosts[each.number].name, "score": each.score, "terms": dict(each.terms)} for each in ranked
+            {"host": fleet.hosts[number_].name, "score": score, "terms": terms} for number_, score, terms in ranked
         ],
         "rejected": [{"host": host, "reasons": [reason.plain() for reason in reasons]} for host, reasons in rejected],
         "refusals": refusals(rejected),

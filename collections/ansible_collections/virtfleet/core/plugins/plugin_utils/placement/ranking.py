@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import NamedTuple
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.fleet import Fleet
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import Policy
@@ -24,13 +25,15 @@ REBUILD_SHARE = 8
 """When more than one in so many hosts changed, judging all again is quicker than mending the heap."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A host that can take the machine, with its score and what each term contributes to it."""
+class Ranked(NamedTuple):
+    """A host that can take the machine, with its score and what each term contributes to it.
+
+    A tuple, because an explanation makes a thousand of them for each machine.
+    """
 
     number: int
     score: float
-    terms: tuple[tuple[str, float], ...]
+    terms: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -179,12 +182,11 @@ class Ranking:
         among = self.fitting(request)
         terms = self.contributions(request, among)
         scores = self.scores(request, among)
-        ranked = [
-            Ranked(number, scores[at], tuple((name, values[at]) for name, values in terms))
-            for at, number in enumerate(among)
-        ]
-        ranked.sort(key=lambda each: (-each.score, each.number))
-        return ranked
+        names = [name for name, _values in terms]
+        rows = list(zip(*(values for _name, values in terms), strict=True)) or [()] * len(among)
+        # Sorting keeps equals in their order, which is that of the names, also when reversed.
+        best_first = sorted(range(len(among)), key=scores.__getitem__, reverse=True)
+        return [Ranked(among[at], scores[at], dict(zip(names, rows[at], strict=True))) for at in best_first]
 
     def best(self, request: Request) -> int | None:
         """Return the best host, or None when none fits; with `choose`, a seeded one among the best."""

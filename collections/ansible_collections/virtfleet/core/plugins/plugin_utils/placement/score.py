@@ -13,6 +13,7 @@ from math import sqrt
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION, read_state
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.scorers import level_word, loads
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.standing import Standing
 
 
@@ -55,7 +56,11 @@ def terms_of(standing: Standing) -> dict[str, float]:
 
 
 def score(state: object) -> dict[str, Any]:
-    """Return how uneven a fleet is: `score`, its `terms`, and each host's shares. Raises SchemaError."""
+    """Return how uneven a fleet is: `score`, its `terms`, and each host's shares. Raises SchemaError.
+
+    Each host has its `loads` too, as numbers and as levels (S2.8): what was measured, else what is promised; I/O that
+    nobody measured is unknown and left out.
+    """
     standing = Standing(read_state(state))
     terms = terms_of(standing)
     hosts = [
@@ -64,6 +69,10 @@ def score(state: object) -> dict[str, Any]:
             "memory_percent": 100.0 * (1.0 - free_memory_share(standing, number)),
             "vcpus_per_cpu": vcpu_share(standing, number),
             "machines": len(standing.on[number]),
+            "loads": {
+                name: {"percent": percent, "level": level_word(percent)}
+                for name, percent in loads(standing.fleet, None, number).items()
+            },
         }
         for number in judged_hosts(standing)
     ]

@@ -82,6 +82,12 @@ def level_of(percent: float) -> int:
     return sum(1 for limit, _word in LEVELS if percent > limit)
 
 
+def level_word(percent: float) -> str:
+    """Return the level of a load in a word."""
+    level = level_of(percent)
+    return LEVELS[level][1] if level < FULL else "full"
+
+
 def loads(fleet: Fleet, request: Request | None, number: int) -> dict[str, float]:
     """Return a host's loads in percent, with a request added (S2.10): I/O, CPU, memory, disk.
 

@@ -28,7 +28,7 @@ def domain(values: dict) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_any_json_value_survives_the_way_there_and_back(values: dict) -> None:
     assert metadata.read(domain(values)) == values

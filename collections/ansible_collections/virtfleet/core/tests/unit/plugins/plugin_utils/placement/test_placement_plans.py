@@ -243,6 +243,21 @@ def test_the_score_is_the_sum_of_two_deviations() -> None:
     assert answer["score"] == pytest.approx(0.5)
 
 
+def test_the_score_shows_each_hosts_loads_as_numbers_and_as_levels() -> None:
+    """S2.8. h1's CPU was measured, its memory is told by what is promised, and nobody knows its I/O."""
+    hosts = [host("h1", load={"cpu_percent": 71.0}), host("h2", load={"io_percent": 96.0, "memory_percent": 30.0})]
+    first, second = score(state(hosts, [vm("a", "h1", 16)]))["hosts"]
+    assert first["loads"] == {
+        "cpu": {"percent": 71.0, "level": "high"},
+        "memory": {"percent": 50.0, "level": "medium"},
+    }
+    assert {name: load["level"] for name, load in second["loads"].items()} == {
+        "io": "full",
+        "cpu": "low",
+        "memory": "low",
+    }
+
+
 def test_a_plan_reads_as_lines_by_batch() -> None:
     lines = explain(rebalance(CROWDED))
     assert lines[1] == "batch 1:"

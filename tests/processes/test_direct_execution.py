@@ -1,9 +1,4 @@
-# Copyright: virtfleet contributors
-# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
 """Direct execution gives what the normal way gives: the same playbooks by real `ansible-playbook`, both ways."""
-
-from __future__ import annotations
 
 import importlib
 import inspect
@@ -21,8 +16,8 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.virtfleet.core.plugins.plugin_utils.direct import names_another_host
 
-CORE = Path(__file__).resolve().parents[4]
-COLLECTIONS = CORE.parents[2]
+COLLECTIONS = Path(__file__).resolve().parents[2] / "collections"
+CORE = COLLECTIONS / "ansible_collections/virtfleet/core"
 URI = "test:///default"
 SECRET = "s3cr3t-w0rd"
 WORD = "{{ word }}"  # so that the playbook itself, which Ansible quotes, does not tell it
@@ -170,7 +165,9 @@ def play(tmp_path: Path) -> Iterator[Play]:
 
 
 def probe(**options: Any) -> dict[str, Any]:
-    keywords = {name: options.pop(name) for name in ("loop", "check_mode", "diff", "no_log") if name in options}
+    keywords: dict[str, Any] = {
+        name: options.pop(name) for name in ("loop", "check_mode", "diff", "no_log") if name in options
+    }
     return {"virtfleet.trial.probe": options, "ignore_errors": True, **keywords}
 
 
@@ -224,11 +221,11 @@ def test_a_defect_of_a_module_fails_the_task_without_telling_its_secrets(play: P
     assert SECRET not in run.output.replace(f"-e word={SECRET}", "")
 
 
-READS = [
+READS: list[dict[str, Any]] = [
     {"virtfleet.core.host_info": {"uri": URI}},
     {"virtfleet.core.vm_info": {"uri": URI, "vms": [{"name": "test"}, {"name": "none"}], "addresses": True}},
 ]
-CHANGES = [
+CHANGES: list[dict[str, Any]] = [
     {"virtfleet.core.pool": {"uri": URI, "name": "p", "path": "/var/lib/libvirt/p"}},
     {"virtfleet.core.network": {"uri": URI, "name": "n", "mode": "bridge", "bridge": "br0"}},
     {"virtfleet.core.volume": {"uri": URI, "name": "v", "pool": "default-pool", "size": "1GiB"}},
