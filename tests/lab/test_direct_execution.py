@@ -182,4 +182,11 @@ def test_results_of_the_same_changes_are_equal_key_by_key(
     for mine, its in zip(told[True], told[False], strict=True):
         assert set(mine) == set(its)
         for key, value in its.items():
-            assert mine[key] == value, key
+            assert without_taps(mine[key]) == without_taps(value), key
+
+
+def without_taps(value: Any) -> Any:
+    """Leave out what a host calls the ends of a machine's cards: it counts them on with every start."""
+    if isinstance(value, dict):
+        return {key: without_taps(each) for key, each in value.items() if key != "device" or "mac" not in value}
+    return [without_taps(each) for each in value] if isinstance(value, list) else value
