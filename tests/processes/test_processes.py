@@ -172,7 +172,7 @@ def test_a_fleet_that_cannot_start_says_why_and_leaves_nothing(home: Home) -> No
 def test_s1s_files_are_refused_by_a_fleet_that_runs_without_its_routes(home: Home, tmp_path: Path) -> None:
     assert home.serve().returncode == 0
     (tmp_path / "hosts").write_text("127.0.0.1\n")
-    (tmp_path / "image.img").write_bytes(bytes(512))
+    (tmp_path / "image.img").write_bytes(bytes(510) + b"\x55\xaa")
     (tmp_path / "images").write_text(f"{tmp_path / 'image.img'}\n")
     (tmp_path / "types").write_text('{"types": [{"tid": 1, "cpu": 1, "ram": 64, "disk": 1}]}')
     told = home.serve(*(str(tmp_path / name) for name in ("hosts", "images", "types")))

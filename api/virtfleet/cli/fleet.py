@@ -55,7 +55,7 @@ def _s1_files(pm_file: Path | None, image_file: Path | None, types_file: Path | 
     try:
         return s1_files.read(pm_file, image_file, types_file)
     except s1_files.S1FileError as error:
-        raise CliError(f"{error}. Nothing was started.", USAGE) from error
+        raise CliError(f"{str(error).rstrip('.')}. Nothing was started.", USAGE) from error
 
 
 def _start(listen: str | None, *, s1: bool) -> tuple[str, bool]:
