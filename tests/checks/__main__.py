@@ -22,7 +22,10 @@ SUITES = {
     "e2e": False,
     "chaos": False,
     "bench": False,
+    "full": False,
 }
+FULL = {"full"}
+"""Suites that take minutes more, on machines with a systemd of their own: only with `--full`."""
 NOTHING_YET = {"chaos"}
 
 
@@ -52,7 +55,9 @@ def all_checks() -> list[Check]:
         needs = f"tests/{name}" if name in NOTHING_YET else ""
         # Only the quick ones share nothing that they would fight for: ports, processors' time, labs.
         spread = ("-n", "2") if quick else ()
-        suites.append(Check(f"pytest-{name}", pytest(*spread, *folders), quick=quick, cheap=False, needs=needs))
+        suites.append(
+            Check(f"pytest-{name}", pytest(*spread, *folders), quick=quick, full=name in FULL, cheap=False, needs=needs)
+        )
     return [
         # The longest of the cheap ones first, beside which the others run.
         Check("ansible-lint", (PYTHON, "-m", "tests.checks.ansible_lint", *yaml)),
@@ -68,7 +73,7 @@ def all_checks() -> list[Check]:
         suites[1],
         Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False),
         *suites[2:],
-        Check("roles", (PYTHON, "-m", "tests.checks.roles"), quick=False, cheap=False),
+        Check("roles", (PYTHON, "-m", "tests.checks.roles"), quick=False, full=True, cheap=False),
     ]
 
 
@@ -78,13 +83,17 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="only what needs no lab and no processes of a fleet: under a minute"
     )
+    parser.add_argument(
+        "--full", action="store_true", help="also what takes minutes more: each role, on machines with systemd"
+    )
     parser.add_argument("--only", action="append", metavar="NAME", help="one check by its name (may be repeated)")
     parser.add_argument("--list", action="store_true", help="name the checks and end")
     options = parser.parse_args()
     checks = all_checks()
     if options.list:
         for check in checks:
-            print(f"{check.name:20} {'quick' if check.quick else 'slow':6} {' '.join(check.command)[:120]}")
+            speed = "quick" if check.quick else "full" if check.full else "slow"
+            print(f"{check.name:20} {speed:6} {' '.join(check.command)[:120]}")
         return 0
     if options.only:
         unknown = sorted(set(options.only) - {check.name for check in checks})
@@ -93,6 +102,8 @@ def main() -> int:
         checks = [check for check in checks if check.name in options.only]
     elif options.quick:
         checks = [check for check in checks if check.quick]
+    elif not options.full:
+        checks = [check for check in checks if not check.full]
     return conclude(Runner().run(checks))
 
 

@@ -19,13 +19,14 @@ class Check:
     """A command that ends with 0 when all is well.
 
     Quick ones need no lab and no processes of a fleet, and are part of `--quick`. Cheap ones, a single process of a
-    few seconds, run two at a time.
+    few seconds, run two at a time. Full ones are left out unless they are asked for.
     `needs` is a path without which there is nothing to check yet.
     """
 
     name: str
     command: tuple[str, ...]
     quick: bool = True
+    full: bool = False
     cheap: bool = True
     needs: str = ""
 

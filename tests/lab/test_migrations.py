@@ -94,7 +94,7 @@ def test_a_machine_moves_under_load_keeps_its_address_and_the_row_follows(fleet:
     assert copies(fleet, "web1") == {there["host"]: RUNNING}
     took = job["result"][vm["host"]]["vms"][0]["migration"]
     print(f"{took}; {load.lost} of {load.asked} requests were lost")
-    assert load.asked > 10
+    assert load.asked > 3
     assert load.lost < load.asked / 2, "none to one of a hundred when the machine is idle"
     assert took["bytes"] > 2**20 and 0 < took["downtime"] < took["duration"]
     told = [event["kind"] for event in fleet.get(f"/jobs/{job['id']}/events")["items"]]
