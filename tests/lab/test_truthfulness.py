@@ -1,7 +1,8 @@
 """Every module and each of its states tells the truth: check mode predicts what the real run does, once.
 
 A case runs on libvirt's in-process test driver where that can do it, else on a real host. What has no case here has a
-reason in `REASONS`; a test walks the modules of the collection and finds what has neither.
+reason in `REASONS`; a test walks the modules of the collection and finds what has neither. All documents that the real
+run sends are valid by libvirt's schemas.
 """
 
 import importlib
@@ -20,6 +21,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.module import Resul
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
 
+from tests.lab import emitted_xml
 from tests.lab.test_storage_modules import ROOT, call
 
 pytestmark = pytest.mark.lab
@@ -349,7 +351,8 @@ def test_check_mode_predicts_what_the_real_run_does_and_the_second_changes_nothi
     untouched = hosts.picture()
     predicted = hosts.call(case.module, case.asked, check=True)
     assert hosts.picture() == untouched
-    done = hosts.call(case.module, case.asked)
+    with emitted_xml.validated():
+        done = hosts.call(case.module, case.asked)
     assert told(predicted) == told(done)
     assert done.changed == case.changes
     assert (hosts.picture() != untouched) == case.changes or case.repeats
