@@ -29,8 +29,6 @@ try:
 except ImportError:
     libvirtError = OSError
 
-DATA_PORTS = "49152-49215"
-"""Where QEMU listens for a machine's memory and disks, unless the target's qemu.conf says otherwise."""
 LAST_JOB = 1 | 2
 """VIR_DOMAIN_JOB_STATS_COMPLETED and _KEEP_COMPLETED: without the latter whoever reads it first is the last one."""
 PAUSED_MOVES_AGAIN = 10000000
