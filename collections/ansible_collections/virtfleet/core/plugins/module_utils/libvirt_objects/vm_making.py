@@ -22,7 +22,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done, Wanted, source_of
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, volume_prefix
-from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_size
+from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_disk_size
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 try:
@@ -235,7 +235,7 @@ class _Plan:
         base: libvirt.virStorageVol | None,
         undo: _Undo,
     ) -> libvirt.virStorageVol:
-        size = parse_size(disk["size"], "the size of a disk") if disk["size"] is not None else None
+        size = parse_disk_size(disk["size"], "the size of a disk") if disk["size"] is not None else None
         undo.add(lambda: volumes.delete(pool, name))
         try:
             if base is not None:
