@@ -234,8 +234,8 @@ def test_what_its_disk_holds_is_the_same_although_it_writes_meanwhile(hosts: Hos
     write = "dd if=/dev/urandom of=/root/f$i bs=64k count=4; sha256sum /root/f$i"
     script = f"for i in $(seq 1 60); do {write}; done > /root/sums"
     there["host1"].run(script, wait=False)
-    # The disks are copied while it writes, the memory while it is paused: emulation by QEMU before 9.0 loses memory
-    # that is written while it is sent (seen here with 7.2: one live migration of such a machine in five ended so).
+    # The disks are copied while it writes, the memory while it is paused: emulation by QEMU before 9.0 may lose what
+    # is written while it is sent (seen here with 7.2: one live migration of such a machine in five ended in its panic).
     assert hosts.move(bandwidth="24MiB", live=False).values["migration"]["kind"] == "paused"
     wait_until(lambda: "60" in there["host2"].run("wc -l < /root/sums"), 120, "the machine to have written all")
     call("vm", hosts.uri["host2"], name=NAME, state="stopped", grace=60.0, force=True, timeout=120.0)

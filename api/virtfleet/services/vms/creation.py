@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
 from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
 from sqlalchemy import select
@@ -194,7 +195,7 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
         **({"max_memory": format_size(vm.max_memory_bytes)} if vm.max_memory_bytes is not None else {}),
         "disks": [
             {
-                "name": f"{vm.libvirt_name}-{vm.uuid[:8]}-root",
+                "name": f"{volume_prefix(vm.libvirt_name, vm.uuid)}root",
                 "pool": vm.pool,
                 "size": format_size(vm.disk_bytes),
                 "image": plan.image.volume,
