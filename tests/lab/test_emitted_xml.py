@@ -117,6 +117,29 @@ def test_any_network(host: str, name: str, definition: dict[str, Any], autostart
     call("network", host, name=name, state="absent")
 
 
+USES = st.one_of(
+    st.fixed_dictionaries({"usage": st.just("volume"), "usage_id": PATHS}),
+    st.fixed_dictionaries({"usage": st.sampled_from(["ceph", "iscsi", "tls", "vtpm"]), "usage_id": WORDS}),
+)
+SECRETS = st.fixed_dictionaries(
+    {},
+    optional={
+        "description": WORDS,
+        "ephemeral": st.booleans(),
+        "private": st.booleans(),
+        "value": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9),
+    },
+)
+
+
+@given(use=USES, wanted=SECRETS)
+@MANY
+def test_any_secret(host: str, use: dict[str, Any], wanted: dict[str, Any]) -> None:
+    call("secret", host, **use, state="absent")
+    is_read_back("secret", host, **use, **wanted)
+    call("secret", host, **use, state="absent")
+
+
 @pytest.mark.parametrize(
     "document",
     [

@@ -199,7 +199,37 @@ VOLUME_CASES += [  # the test driver resizes no volumes and has no streams
     Case("volume", {**IN_POOL, "src": FILE}, (("pool", POOL),), label="uploaded"),
 ]
 
-CASES = [*VM_CASES, *IMAGE_CASES, *READ_CASES, *POOL_CASES, *NETWORK_CASES, *VOLUME_CASES]
+SECRET: Options = {"usage": "volume", "usage_id": f"/{PREFIX}/volume"}
+WITH_VALUE: Options = {**SECRET, "value": "of nobody's business"}
+PRIVATE: Options = {**WITH_VALUE, "private": True, "ephemeral": True}
+SECRET_CASES = [
+    Case("secret", SECRET, label="present"),
+    Case("secret", WITH_VALUE, label="with-value"),
+    Case("secret", PRIVATE, label="private"),
+    Case("secret", WITH_VALUE, (("secret", SECRET),), label="value-added"),
+    Case("secret", {**WITH_VALUE, "value": "another"}, (("secret", WITH_VALUE),), label="value-changed"),
+    Case(
+        "secret",
+        {**WITH_VALUE, "value": "another", "update_value": "on_create"},
+        (("secret", WITH_VALUE),),
+        label="on-create",
+        changes=False,
+    ),
+    Case("secret", {**PRIVATE, "value": "another"}, (("secret", PRIVATE),), label="private", changes=False),
+    Case(
+        "secret",
+        {**PRIVATE, "update_value": "always"},
+        (("secret", PRIVATE),),
+        label="private-always",
+        repeats="what cannot be read cannot be compared, and always was asked for",
+    ),
+    Case("secret", {**SECRET, "description": "x", "private": True}, (("secret", WITH_VALUE),), label="changed"),
+    Case("secret", SECRET, (("secret", WITH_VALUE),), label="present", changes=False),
+    Case("secret", {**SECRET, "state": "absent"}, (("secret", WITH_VALUE),)),
+    Case("secret", {**SECRET, "state": "absent"}, changes=False),
+]
+
+CASES = [*VM_CASES, *IMAGE_CASES, *READ_CASES, *POOL_CASES, *NETWORK_CASES, *VOLUME_CASES, *SECRET_CASES]
 
 # Modules without a case here: the test that proves the same of them, as "own test: FILE", the file named from the root.
 REASONS = {
@@ -288,6 +318,10 @@ def picture(uri: str) -> list[str]:
                 root.remove(figure)
             found += [ET.tostring(root, "unicode"), str((pool.isActive(), pool.autostart()))]
             found += [f"{each.path()} {each.info()[:2]}" for each in (pool.listAllVolumes() if pool.isActive() else [])]
+        for secret in connection.listAllSecrets() if uri != TEST_URI else []:  # that driver knows none
+            found += [secret.XMLDesc()]
+            with suppress(libvirt.libvirtError):  # it is private, or has no value
+                found += [secret.value().decode()]
         for network in connection.listAllNetworks():
             found += [network.XMLDesc(), str((network.isActive(), network.autostart()))]
     return sorted(found)
@@ -306,6 +340,9 @@ def remove_all(uri: str) -> None:
             for volume in pool.listAllVolumes():
                 if volume.name().startswith(PREFIX):
                     volume.delete()
+        for secret in connection.listAllSecrets():
+            if PREFIX in secret.usageID():
+                secret.undefine()
         for thing in [*connection.listAllStoragePools(), *connection.listAllNetworks()]:
             if thing.name().startswith(PREFIX):
                 if thing.isActive():
