@@ -82,6 +82,11 @@ def describe(domain: libvirt.virDomain, addresses: Sequence[str] = ()) -> dict[s
         raise translate(error, "describe a machine") from error
 
 
+def written_disks(machine: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return those of a described machine's disks that it writes to."""
+    return [disk for disk in machine["disks"] if disk["source"] and not disk["read_only"] and disk["device"] == "disk"]
+
+
 def all_of(connection: libvirt.virConnect) -> list[dict[str, Any]]:
     """Return every machine of a host in the order of names; one that goes meanwhile is left out.
 
