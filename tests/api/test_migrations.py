@@ -72,10 +72,7 @@ def test_a_migration_reserves_the_target_locks_both_hosts_and_its_end_moves_the_
     vm_id = running()
     status, answer = post(client, "/vms/web1/migrate", {"host": "host2", "bandwidth": "10MiB", "from": "host1"})
     assert (status, answer["host"], answer["from"]) == (202, "host2", "host1")
-    allocated = {
-        host["name"]: host["memory"]["allocated_bytes"] for host in client.get("/api/v1/hosts").get_json()["items"]
-    }
-    assert allocated == {"host1": GIB, "host2": GIB, "host3": 0}
+    assert memory_promised(client) == {"host1": GIB, "host2": GIB, "host3": 0}
     with database.read() as session:
         job = session.get_one(Job, answer["job"]["id"])
         hosts = {session.get_one(Host, each).name for each in job.host_ids}
@@ -87,6 +84,25 @@ def test_a_migration_reserves_the_target_locks_both_hosts_and_its_end_moves_the_
     assert (again[0], again[1]["code"]) == (409, "not_ready")
     ended(answer["job"]["id"], "succeeded", [item(vm_id, "host2", vm={"state": "running"}, migration={})])
     assert (row(vm_id), moves()) == (("host2", "running", None), 0)
+
+
+def memory_promised(client: FlaskClient) -> dict[str, int]:
+    hosts = client.get("/api/v1/hosts").get_json()["items"]
+    return {host["name"]: host["memory"]["allocated_bytes"] for host in hosts}
+
+
+def test_what_a_machine_may_come_to_use_is_kept_for_it_on_the_target(client: FlaskClient) -> None:
+    running(memory_bytes=2 * GIB, max_memory_bytes=5 * GIB)
+    running("other", memory_bytes=GIB, max_memory_bytes=2 * GIB)
+    post(client, "/vms/web1/migrate", {"host": "host2"})
+    assert memory_promised(client) == {"host1": 7 * GIB, "host2": 5 * GIB, "host3": 0}
+    with database.write() as session:
+        vms.create(session, auth.system(session), NewVm(name="big", host="host3", memory_bytes=7 * GIB))
+    status, told = post(client, "/vms/other/migrate", {"host": "host3"})
+    assert (status, told["code"]) == (409, "no_capacity"), "1 GiB would fit, its 2 GiB do not"
+    left = post(client, "/hosts/host1/evacuate")[1]
+    assert [each["to"] for each in left["moves"]] == ["host2"]
+    assert memory_promised(client)["host2"] == 7 * GIB
 
 
 @pytest.mark.parametrize(

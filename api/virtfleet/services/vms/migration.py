@@ -20,7 +20,6 @@ from virtfleet.services.lookup import find
 from virtfleet.services.vms import creation
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
-LONGEST_TIMEOUT_SECONDS = 86400.0
 REST_SECONDS = 120.0
 """What a job gets besides the migrations themselves."""
 
@@ -128,13 +127,10 @@ def why_not(session: Session, vm: Vm) -> str | None:
 
 def _place(session: Session, vm: Vm, pin: Host | None) -> Step:
     state = capacity.state(session, vm.zone)
-    disk = {"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}
     request = {
+        **capacity.needs(vm),
+        **({"disks": []} if capacity.shares(vm.host, vm.pool) else {}),
         "id": vm.name,
-        "vcpus": vm.vcpus,
-        "memory_bytes": vm.memory_bytes,
-        "disks": [] if capacity.shares(vm.host, vm.pool) else [disk],
-        "zone": vm.zone.name,
         "host": pin.name if pin is not None else None,
         "exclude": [vm.host.name],
     }

@@ -205,6 +205,8 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         "verdict": moved.verdict.as_dict() if moved.verdict else None,
         "mended": moved.mended,
     }
+    if moved.verdict and moved.verdict.warnings:
+        values["warnings"] = [f"Machine {moved.vm['name']}: {text}." for text in moved.verdict.warnings]
     before = {"name": moved.vm["name"], "on": moved.before}
     return Result(moved.changed, values, before, {**before, "on": "target"})
 

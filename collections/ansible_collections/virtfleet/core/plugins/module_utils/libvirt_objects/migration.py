@@ -285,6 +285,7 @@ def judge(
         domain,
         peer_uri=wish.peer_uri,
         address=wish.address,
+        live=wish.live,
         shared_pools=wish.shared_pools,
         may_copy=wish.copy_storage,
     )
