@@ -398,6 +398,7 @@ def test_the_verdict_on_each_host_has_its_reasons(hosts: Hosts) -> None:
     assert codes["nowhere"] == ["host_unreachable"]
     free = call("vm_migrate_info", hosts.uri["host1"], name=NAME, targets=targets[1:2]).values["verdicts"][0]
     assert free["ok"], free
+    assert "it is emulated" in free["warnings"][0]
     assert free["checks"]["cpu"] == free["checks"]["networks"] == free["checks"]["disks"] == "ok"
     refused = call("vm_migrate_info", hosts.uri["host1"], name=NAME, targets=targets[1:2], copy_storage=False).values[
         "verdicts"
