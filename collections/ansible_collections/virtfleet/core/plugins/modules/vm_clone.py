@@ -171,6 +171,7 @@ disks:
   elements: dict
   sample:
     - target: vda
+      serial: root
       pool: default
       name: web2-5c2b3d0e-root
       made: copy

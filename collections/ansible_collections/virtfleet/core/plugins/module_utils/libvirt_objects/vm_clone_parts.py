@@ -32,6 +32,7 @@ class Part:
     """A disk of the clone. `origin` is the volume that it is made from, `image` the base that the new one lies over."""
 
     target: str
+    serial: str | None
     name: str
     """Of the new volume; it is in the pool of `origin`."""
     pool: libvirt.virStoragePool
@@ -43,7 +44,14 @@ class Part:
         """Return what is told of it."""
         made = {FULL: "copy", LINKED: "copy over the image", FRESH: "empty" if self.image is None else "over the image"}
         below = self.image.name() if self.image is not None and mode != FULL else None
-        facts = {"target": self.target, "pool": self.pool.name(), "name": self.name, "made": made[mode], "image": below}
+        facts = {
+            "target": self.target,
+            "serial": self.serial,
+            "pool": self.pool.name(),
+            "name": self.name,
+            "made": made[mode],
+            "image": below,
+        }
         return facts | {"from": self.described["name"], "size_bytes": self.described["capacity_bytes"]}
 
 
@@ -74,7 +82,7 @@ def parts(
             pool = volume.storagePoolLookupByVolume()
         except libvirtError as error:
             raise translate(error, goal) from error
-        found.append(Part(target, f"{prefix}{label}", pool, volume, described, image))
+        found.append(Part(target, disk.findtext("serial"), f"{prefix}{label}", pool, volume, described, image))
     return found
 
 

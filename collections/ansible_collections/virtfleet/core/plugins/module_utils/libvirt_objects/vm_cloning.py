@@ -13,6 +13,7 @@ import uuid as uuids
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils import seed
@@ -89,6 +90,9 @@ def clone(connection: libvirt.virConnect, wish: Wish, *, check: bool, deadline: 
             hint = "Look at module vm_info, or on the other hosts: a clone is made where its source is."
             raise VirtfleetError(goal, "this host has no such machine", hint, "not_found")
         domain = vms.find(connection, wish.name, wish.uuid)
+        if domain is not None and domain.name() != wish.name:
+            text = f"its UUID {wish.uuid} belongs to machine {domain.name()}"
+            raise VirtfleetError(goal, text, "Choose another UUID, or leave it out.", "already_exists")
         if domain is not None and not _is_incomplete(connection, domain):
             return _keep(connection, wish, source, domain, goal, check=check, deadline=deadline), []
         uuid = wish.uuid or (domain.UUIDString() if domain is not None else str(uuids.uuid4()))
@@ -272,9 +276,8 @@ class _Maker:
         # The marker goes last: until then another run knows that this is not whole.
         for each in sorted(left, key=lambda one: one["name"].endswith(f"-{MARKER}")):
             pool = pools.active_pool(self._connection, each["pool"], self._goal)
-            wait_for(
-                lambda each=each, pool=pool: _removed(pool, each["name"]), self._deadline, "the broken copy to end"
-            )
+            ended = partial(_removed, pool, each["name"])
+            wait_for(ended, self._deadline, "the end of a copy that was broken off")
 
     def make(self, undo: Undo) -> None:
         """Make the volumes and define the machine; what is made is noted in `undo` at once."""
