@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -206,7 +207,7 @@ def _spec(source: Vm, vm: Vm, who: Principal, new: NewClone, secret: str | None)
         "name": vm.libvirt_name,
         "uuid": vm.uuid,
         "state": "running" if new.start else "present",
-        "disks": [{**first, "name": f"{vm.libvirt_name}-{vm.uuid[:8]}-root", "pool": vm.pool}],
+        "disks": [{**first, "name": f"{volume_prefix(vm.libvirt_name, vm.uuid)}root", "pool": vm.pool}],
         "networks": [creation.nic(address) for address in vm.addresses],
         "cloud_init": {
             "hostname": vm.name.replace("_", "-").replace(".", "-"),

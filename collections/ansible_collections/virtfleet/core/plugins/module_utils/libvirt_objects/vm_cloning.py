@@ -40,7 +40,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_recipe import refuse_older
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_undo import Undo
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done, source_of
-from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline, wait_for
 
 try:
@@ -181,7 +181,7 @@ class _Maker:
         self._uuid = uuid
         self._goal = goal
         self._deadline = deadline
-        self._prefix = vms.volume_prefix(wish.name, uuid)
+        self._prefix = volume_prefix(wish.name, uuid)
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         self._root = ET.fromstring(source.XMLDesc(flags))
         self._inside: list[dict[str, Any]] = []
