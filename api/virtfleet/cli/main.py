@@ -3,6 +3,7 @@
 import typer
 
 from virtfleet.cli import (
+    backups,
     context_commands,
     fleet,
     guests,
@@ -25,6 +26,10 @@ vms.app.add_typer(vm_changes.nic, name="nic")
 vms.app.command("migrate")(migrations.migrate)
 vms.app.command("preflight")(migrations.preflight)
 vms.app.add_typer(snapshots.app, name="snapshot")
+vms.app.command("backup")(backups.backup)
+vms.app.command("backups")(backups.list_backups)
+vms.app.command("restore")(backups.restore)
+vms.app.command("delete-backup")(backups.delete_backup)
 hosts.app.command("evacuate")(migrations.evacuate)
 app.add_typer(vms.app, name="vm")
 vms.app.add_typer(guests.app)

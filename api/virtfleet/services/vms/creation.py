@@ -122,7 +122,8 @@ def _names(session: Session, who: Principal, new: NewVm, numbers: Sequence[int])
     return called
 
 
-def _libvirt_name(session: Session, who: Principal, name: str, number: int) -> str:
+def libvirt_name(session: Session, who: Principal, name: str, number: int) -> str:
+    """Return what a new machine is called on its host: its name, made unique between projects."""
     plain = name if who.project_name == DEFAULT_PROJECT else f"{who.project_name}.{name}"
     taken = session.scalar(select(Vm.id).where(Vm.libvirt_name == plain))
     return plain if taken is None else f"{plain}-{number}"
@@ -145,7 +146,7 @@ def _reserve(
         uuid=str(uuid.uuid4()),
         name=name,
         label=new.label,
-        libvirt_name=_libvirt_name(session, who, name, number),
+        libvirt_name=libvirt_name(session, who, name, number),
         zone_id=plan.zone.id,
         host_id=hosts[placed["host"]].id,
         project_id=who.project_id,
