@@ -252,13 +252,13 @@ def test_over_the_command_a_machine_is_backed_up_made_again_and_its_backups_outl
         ]
         assert "restored" in cli("restore", "web1", "b1", "--stop", "--no-start")
         assert fleet.get("/vms/web1")["state"] == "stopped"
-        cli("delete", "web1", "--yes")
+        cli("delete", "web1")
         assert "restored from backup b2" in cli("restore", "web1", "b2", "--as", "web2")
         again = fleet.get("/vms/web2")
         assert (again["state"], again["host"]) == ("stopped", "host1")
         job = next(each for each in fleet.get("/jobs")["items"] if each["kind"] == "vm.restore")
         assert fleet.get(f"/jobs/{job['id']}/replay")["playbook"] == "vm/restore.yml"
-        cli("delete", "web2", "--yes")
+        cli("delete", "web2")
         assert "deleted" in cli("delete-backup", "web1", "b2")
         assert "deleted" in cli("delete-backup", "web1", "b1")
         assert json.loads(cli("backups", "-o", "json")) == []

@@ -6,13 +6,14 @@ from sqlalchemy.orm import Session
 
 from virtfleet import database
 from virtfleet.errors import Problem
-from virtfleet.models import Vm
+from virtfleet.models import Backup, Vm
 from virtfleet.routes import views
 from virtfleet.routes.door import caller, items, location_of, once, require
 from virtfleet.schemas.backups import BackupIn, BackupOut, BackupQuery, RestoreIn
 from virtfleet.services.auth import Principal
 from virtfleet.services.ledger import Answer
 from virtfleet.services.lookup import find
+from virtfleet.services.paging import page
 from virtfleet.services.vms import backups
 from virtfleet.services.vms.backups import NewBackup
 
@@ -24,13 +25,15 @@ blueprint = APIBlueprint("backups", __name__, tag="backups")
 @blueprint.input(BackupQuery, location="query")
 @blueprint.doc(responses=[200])
 def list_backups(query_data: BackupQuery) -> Response:
-    """List backups, oldest first
+    """List backups in the order in which they were made
 
     Those of machines that are gone are there too.
     """
     who = caller()
     with database.read() as session:
-        return items([BackupOut.of(row) for row in backups.all_of(session, who, query_data.vm)])
+        query = backups.query(who, query_data.vm)
+        found = page(session, query, Backup.id, limit=query_data.limit, cursor=query_data.cursor)
+        return items([BackupOut.of(row) for row in found.rows], found.next)
 
 
 @blueprint.post("/vms/<ref>/backups")

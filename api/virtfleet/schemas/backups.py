@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from virtfleet.models import Backup
-from virtfleet.schemas.base import In, Moment, Out, Query, Text
+from virtfleet.schemas.base import In, Moment, Out, Paging, Text
 
 
 class BackupIn(In):
@@ -20,7 +20,7 @@ class BackupIn(In):
     keep: int | None = Field(default=None, ge=1, le=1000, description="How many of them stay; the oldest go last.")
 
 
-class BackupQuery(Query):
+class BackupQuery(Paging):
     """Which backups to list."""
 
     vm: str | None = Field(default=None, max_length=255, description="A machine's id, UUID or name; it may be gone.")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from virtfleet import clock, names, settings
@@ -40,17 +40,15 @@ class NewBackup:
     keep: int | None = None
 
 
-def all_of(session: Session, who: Principal, vm: str | None = None) -> Sequence[Backup]:
-    """Return the backups that the caller may see, oldest first.
+def query(who: Principal, vm: str | None = None) -> Select[Backup]:
+    """Return what selects the backups that the caller may see.
 
     `vm` is the id, UUID or name of a machine, which may be gone: only its own then.
     """
-    query = select(Backup).order_by(Backup.made_at, Backup.id)
+    found = select(Backup)
     if vm is not None:
-        query = query.where(or_(Backup.vm_id == vm, Backup.vm_uuid == vm.lower(), Backup.vm_name == vm))
-    if not who.admin:
-        query = query.where(Backup.project_id == who.project_id)
-    return session.scalars(query).all()
+        found = found.where(or_(Backup.vm_id == vm, Backup.vm_uuid == vm.lower(), Backup.vm_name == vm))
+    return found if who.admin else found.where(Backup.project_id == who.project_id)
 
 
 def create(session: Session, who: Principal, vm: Vm, new: NewBackup) -> tuple[Job, str]:
@@ -65,7 +63,7 @@ def create(session: Session, who: Principal, vm: Vm, new: NewBackup) -> tuple[Jo
     name = names.check(new.name or f"{new.prefix or 'backup-'}{moment}", "backup")
     if new.prefix is not None and not name.startswith(new.prefix):
         raise Problem("invalid", f"The name {name!r} does not begin with {new.prefix!r}.", "Leave the name out.")
-    if any(row.name == name for row in all_of(session, who, vm.id)):
+    if session.scalar(select(Backup.id).where(Backup.vm_uuid == vm.uuid, Backup.name == name)) is not None:
         text = f"Vm {vm.name!r} has a backup {name!r} already."
         raise Problem("already_exists", text, f"Choose another name: virtfleet vm backups {vm.name}.")
     wanted: dict[str, Any] = {"name": name, "kind": new.kind, "quiesce": new.quiesce}
