@@ -4,14 +4,14 @@ A job about a backup runs on the host whose pool has its files.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
-from sqlalchemy import delete as delete_rows
 from sqlalchemy import Select, or_, select
+from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
 from virtfleet import clock, names, settings
