@@ -195,7 +195,14 @@ def test_a_broken_mark_or_a_stopped_machine_makes_it_a_whole_one_and_the_rule_ke
     assert machine.backup("r2", kind="incremental", retain=retain).values["backup"]["parent"] == "r1"
     # Two stay, and the one below them: it goes only when nothing lies over it.
     assert machine.backup("r3", kind="incremental", retain=retain).values["deleted"] == []
+    for state in ("present", "absent"):
+        for check, changed in ((True, True), (False, True), (True, False), (False, False)):
+            options = {"vm": NAME, "name": "mine", "state": state}
+            assert call("vm_checkpoint", machine.uri, check=check, **options).changed == changed
     machine.power("stopped")
+    with pytest.raises(VirtfleetError) as refusal:
+        call("vm_checkpoint", machine.uri, vm=NAME, name="mine")
+    assert (refusal.value.code, "stopped" in str(refusal.value)) == ("refused", True)
     stopped = machine.backup("r4", kind="incremental", retain={"prefix": "r", "count": 1}, check=True).values
     assert stopped["deleted"] == ["r3", "r2", "r1"]
     stopped = machine.backup("r4", kind="incremental", retain={"prefix": "r", "count": 1}).values
