@@ -15,6 +15,7 @@ from virtfleet.compat import s1
 from virtfleet.errors import STATUS, Problem
 from virtfleet.ids import new_id
 from virtfleet.routes import (
+    backups,
     clones,
     documentation,
     guests,
@@ -53,8 +54,19 @@ def create_app() -> APIFlask:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     documentation.describe(app)
     for room in (
-        *(health, documentation, hosts, images, vms, jobs, plans, guests, migrations, snapshots, vm_devices),
+        health,
+        documentation,
+        hosts,
+        images,
+        vms,
+        jobs,
+        plans,
+        guests,
+        migrations,
+        snapshots,
+        backups,
         clones,
+        vm_devices,
     ):
         app.register_blueprint(room.blueprint, url_prefix=PREFIX)
     if settings.load().s1_enabled:

@@ -1,7 +1,10 @@
 """Backups on a real host: what a machine's disks held comes back, from whole ones and from chains of increments."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
 
-from tests.lab.fleet import wait_until
+from tests.lab.fleet import Fleet, wait_until
 from tests.lab.test_storage_modules import call
 from tests.lab.test_vm_snapshot_module import Guest
 
@@ -192,7 +195,14 @@ def test_a_broken_mark_or_a_stopped_machine_makes_it_a_whole_one_and_the_rule_ke
     assert machine.backup("r2", kind="incremental", retain=retain).values["backup"]["parent"] == "r1"
     # Two stay, and the one below them: it goes only when nothing lies over it.
     assert machine.backup("r3", kind="incremental", retain=retain).values["deleted"] == []
+    for state in ("present", "absent"):
+        for check, changed in ((True, True), (False, True), (True, False), (False, False)):
+            options = {"vm": NAME, "name": "mine", "state": state}
+            assert call("vm_checkpoint", machine.uri, check=check, **options).changed == changed
     machine.power("stopped")
+    with pytest.raises(VirtfleetError) as refusal:
+        call("vm_checkpoint", machine.uri, vm=NAME, name="mine")
+    assert (refusal.value.code, "stopped" in str(refusal.value)) == ("refused", True)
     stopped = machine.backup("r4", kind="incremental", retain={"prefix": "r", "count": 1}, check=True).values
     assert stopped["deleted"] == ["r3", "r2", "r1"]
     stopped = machine.backup("r4", kind="incremental", retain={"prefix": "r", "count": 1}).values
@@ -225,3 +235,39 @@ def test_a_damaged_file_is_noticed_and_what_is_gone_can_be_made_again(machine: B
         assert machine.backup("r4", check=check, state="absent").values["deleted"] == ["r4"]
     for check in (True, False):
         assert not machine.backup("r4", check=check, state="absent").changed
+
+
+def test_over_the_command_a_machine_is_backed_up_made_again_and_its_backups_outlive_it(fleet: Fleet) -> None:
+    uri = fleet.lab.host("host1").uri
+    fleet.create("web1", host="host1", wait_for="none")
+    environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
+
+    def cli(*words: str, code: int = 0) -> str:
+        program = [sys.executable, "-c", "from virtfleet.cli.main import main; main()", "vm", *words]
+        done = subprocess.run(
+            program, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if done.stdout.strip() else done.stderr
+
+    try:
+        assert "backup b1 made" in cli("backup", "web1", "b1")
+        assert "backup b2 made" in cli("backup", "web1", "b2", "--incremental")
+        told = json.loads(cli("backups", "web1", "-o", "json"))
+        assert [(each["name"], each["kind"], each["parent"]) for each in told] == [
+            *(("b1", "full", None), ("b2", "incremental", "b1")),
+        ]
+        assert "restored" in cli("restore", "web1", "b1", "--stop", "--no-start")
+        assert fleet.get("/vms/web1")["state"] == "stopped"
+        cli("delete", "web1")
+        assert "restored from backup b2" in cli("restore", "web1", "b2", "--as", "web2")
+        again = fleet.get("/vms/web2")
+        assert (again["state"], again["host"]) == ("stopped", "host1")
+        job = next(each for each in fleet.get("/jobs")["items"] if each["kind"] == "vm.restore")
+        assert fleet.get(f"/jobs/{job['id']}/replay")["playbook"] == "vm/restore.yml"
+        cli("delete", "web2")
+        assert "deleted" in cli("delete-backup", "web1", "b2")
+        assert "deleted" in cli("delete-backup", "web1", "b1")
+        assert json.loads(cli("backups", "-o", "json")) == []
+    finally:
+        call("pool", uri, name="backups", state="absent", delete_content=True, timeout=60.0)

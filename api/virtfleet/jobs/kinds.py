@@ -89,6 +89,8 @@ KINDS: dict[str, Kind] = {
         Kind("vm.preflight", "vm/preflight.yml"),
         Kind("vm.snapshot", "vm/snapshot.yml"),
         Kind("vm.revert", "vm/revert.yml"),
+        Kind("vm.backup", "vm/backup.yml"),
+        Kind("vm.restore", "vm/restore.yml"),
         Kind("host.discover", "host/discover.yml", timeout=60.0),
         Kind("image.import", "image/import.yml", timeout=1800.0),
         Kind("image.remove", "image/remove.yml"),

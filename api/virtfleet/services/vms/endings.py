@@ -12,7 +12,18 @@ from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, cloning, creation, disks, mending, migration, nics, resizing, snapshots
+from virtfleet.services.vms import (
+    actions,
+    backups,
+    cloning,
+    creation,
+    disks,
+    mending,
+    migration,
+    nics,
+    resizing,
+    snapshots,
+)
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -292,6 +303,38 @@ def snapshots_settled(session: Session, job: Job, outcome: Outcome) -> None:
         elif outcome.state != "succeeded":
             vm.error = error_of(job, outcome, item)
         tell(session, vm)
+
+
+@kinds.finisher("vm.backup")
+def backed_up(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note which backup was made, and which were deleted."""
+    item = backups.told(outcome)
+    failed = item is None or bool(item.get("failed"))
+    if item is not None and not failed:
+        backups.record(session, job, item)
+    for _, vm in list(_vms(session, job)):
+        vm.error = error_of(job, outcome, item) if failed and outcome.state != "succeeded" else None
+        tell(session, vm)
+
+
+@kinds.finisher("vm.restore")
+def restored(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note how the machine is that was restored; a new one that could not be made is removed."""
+    item = backups.told(outcome)
+    for _, vm in list(_vms(session, job)):
+        if item is not None and not item.get("failed"):
+            vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
+            vm.error = None
+            vm.observed_at = clock.now()
+            tell(session, vm)
+        elif vm.state == "building" and job.started_at is None:
+            _forget(session, vm)
+        else:
+            vm.error = error_of(job, outcome, item)
+            if vm.state == "building":
+                actions.clean_up(session, [vm])
+            else:
+                tell(session, vm)
 
 
 def _of_machine(outcome: Outcome, vm: Vm) -> Mapping[str, Any] | None:

@@ -151,8 +151,8 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
 def _as_new(
     connection: libvirt.virConnect, origin: restore.Origin, params: dict[str, Any], *, check: bool, deadline: Deadline
 ) -> Result:
-    name, uuid = identity(params["new_name"], params["new_uuid"])
-    assert name is not None
+    name = str(params["new_name"])
+    _name, uuid = identity(name, params["new_uuid"])
     backup = origin.manifest
     goal = f"restore backup {backup['name']} as machine {name}"
     # Tells a second run that its work is done.
