@@ -12,8 +12,8 @@ short_description: libvirt's networks of a host
 version_added: 0.1.0
 description:
   - Makes, changes, starts, stops and removes a network of libvirt.
-  - A bridge that joins hosts is made outside libvirt; O(mode=bridge) only gives it a name here. So is one for a VLAN:
-    libvirt tags frames on Open vSwitch only, and a bridge over the tagged interface serves everywhere.
+  - A bridge that joins hosts is made outside libvirt; O(mode=bridge) only gives it a name here. So is one for a VLAN,
+    over the tagged interface, as libvirt tags frames on Open vSwitch only.
 options:
   name:
     description: The name of the network.
