@@ -26,7 +26,7 @@ from tests.lab.test_truthfulness import remove_all
 
 pytestmark = pytest.mark.lab
 
-MANY = hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+MANY = hypothesis.settings(max_examples=10, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 
 NAMES = st.builds(
     "truth-{}".format,

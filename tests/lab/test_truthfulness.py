@@ -166,9 +166,14 @@ HOSTS = [{"mac": MAC, "address": "192.168.177.3", "name": "db1"}]
 NAMES = [{"address": "192.168.177.9", "names": ["x", "a.example"]}, {"address": "10.0.0.1", "names": ["far"]}]
 
 
+ON_BOTH = {"present", "moved", "changed", "dhcp-host", "dns", "dns-removed", "overlay", "copy"}
+"""What real hosts do that libvirt's test driver only notes down."""
+
+
 def both(*cases: Case) -> list[Case]:
-    """Return the cases for the test driver and, once more, for a real host."""
-    return [Case(**{**case.__dict__, "on": on}) for case in cases for on in ("test", "lab")]
+    """Return the cases for the test driver and, where that makes a difference, once more for a real host."""
+    really = [Case(**{**case.__dict__, "on": "lab"}) for case in cases if case.changes and case.label in ON_BOTH]
+    return [*(Case(**{**case.__dict__, "on": "test"}) for case in cases), *really]
 
 
 POOL_CASES = both(
@@ -398,7 +403,7 @@ def remove_all(uri: str) -> None:
         for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
             pool.refresh()
             for volume in pool.listAllVolumes():
-                if volume.name().startswith(PREFIX):
+                if PREFIX in volume.name():  # a backup's names begin with its machine's UUID
                     volume.delete()
         for each in connection.listAllNWFilters():
             if each.name().startswith(PREFIX):
