@@ -106,15 +106,20 @@ def test_what_a_machine_may_come_to_use_is_kept_for_it_on_the_target(client: Fla
 
 
 @pytest.mark.parametrize(
-    ("items", "host"), [([], "host1"), ([{"on": "source"}], "host1"), ([{"on": "target"}], "host2")]
+    "more",
+    [
+        {"on": "source"},
+        {"on": "source", "cleaned": True},
+        {"error": {"code": "host_unreachable", "message": "host2 does not answer", "hint": ""}},
+    ],
 )
-def test_a_migration_that_failed_gives_the_room_back_and_the_row_is_where_the_machine_is(
-    client: FlaskClient, items: list[dict[str, Any]], host: str
+def test_a_migration_that_failed_and_left_nothing_gives_the_room_back(
+    client: FlaskClient, more: dict[str, Any]
 ) -> None:
     vm_id = running()
     _status, answer = post(client, "/vms/web1/migrate", {"host": "host2"})
-    ended(answer["job"]["id"], "failed", [item(vm_id, "host2", failed=True, msg="late", **each) for each in items])
-    assert row(vm_id)[0] == host
+    ended(answer["job"]["id"], "failed", [item(vm_id, "host2", failed=True, msg="late", **more)])
+    assert row(vm_id)[0] == "host1"
     assert row(vm_id)[2] is not None
     assert moves() == 0
 

@@ -267,6 +267,7 @@ def test_a_card_is_attached_joined_elsewhere_cut_off_and_detached(host: str, ima
                 "source": "vmbr0",
                 "model": "virtio",
                 "link": "down",
+                "filter": "none",
             }
             for change in ({"link": "up"}, {"network": "vm-test-net"}, {"bridge": "vmbr0"}):
                 done = agreed("vm_nic", host, **options, **change)
@@ -288,6 +289,8 @@ def test_a_card_is_attached_joined_elsewhere_cut_off_and_detached(host: str, ima
         ({"mac": "52:54:00:aa:bb"}, "invalid"),
         ({"mac": "53:54:00:aa:bb:02", "bridge": "vmbr0"}, "invalid"),
         ({"mac": SECOND, "bridge": "vmbr0; id"}, "invalid"),
+        ({"mac": SECOND, "bridge": "vmbr0", "filter": "no-such-filter"}, "not_found"),
+        ({"mac": SECOND, "bridge": "vmbr0", "filter": "<f/>"}, "invalid"),
         ({"mac": SECOND, "bridge": "vmbr0", "model": "</model>"}, "invalid"),
     ],
 )

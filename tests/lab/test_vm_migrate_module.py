@@ -314,6 +314,31 @@ def test_a_run_that_is_ended_leaves_one_running_copy_and_the_next_one_mends(host
     assert not hosts.move().changed
 
 
+def test_a_migration_that_nobody_wants_any_more_is_ended_and_cleared_away(hosts: Hosts) -> None:
+    hosts.make()
+    run = started(hosts, bandwidth=SLOW)
+    wait_until(lambda: is_on_its_way(hosts), 60, "the migration to begin")
+    time.sleep(2)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate(timeout=30)
+    assert hosts.volumes("host2") == {ROOT_VOLUME, SEED_VOLUME}
+    assert hosts.move(abort=True, check=True).changed
+    assert is_on_its_way(hosts)
+    ended = hosts.move(abort=True)
+    assert (ended.changed, ended.values["on"], ended.values["left"]) == (True, "source", [])
+    assert "was ended" in ended.values["mended"][0]
+    assert hosts.states() == {"host1": "running"}
+    assert (hosts.volumes("host1"), hosts.volumes("host2")) == ({ROOT_VOLUME, SEED_VOLUME}, set())
+    for check in (True, False):
+        again = hosts.move(abort=True, check=check)
+        assert (again.changed, again.values["on"], again.values["mended"]) == (False, "source", [])
+    hosts.move()
+    arrived = hosts.move(abort=True)
+    assert (arrived.changed, arrived.values["on"]) == (False, "target"), "what has arrived is not moved back"
+    assert hosts.states() == {"host2": "running"}
+    assert hosts.volumes("host1") == set()
+
+
 def test_a_target_that_loses_power_in_mid_way_leaves_the_machine_where_it_was(hosts: Hosts) -> None:
     hosts.make()
     hosts.answer()

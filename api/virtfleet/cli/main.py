@@ -3,6 +3,8 @@
 import typer
 
 from virtfleet.cli import (
+    backups,
+    clones,
     context_commands,
     fleet,
     guests,
@@ -22,9 +24,14 @@ app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt h
 vms.app.command("resize")(vm_changes.resize)
 vms.app.add_typer(vm_changes.disk, name="disk")
 vms.app.add_typer(vm_changes.nic, name="nic")
+vms.app.command("clone")(clones.clone)
 vms.app.command("migrate")(migrations.migrate)
 vms.app.command("preflight")(migrations.preflight)
 vms.app.add_typer(snapshots.app, name="snapshot")
+vms.app.command("backup")(backups.backup)
+vms.app.command("backups")(backups.list_backups)
+vms.app.command("restore")(backups.restore)
+vms.app.command("delete-backup")(backups.delete_backup)
 hosts.app.command("evacuate")(migrations.evacuate)
 app.add_typer(vms.app, name="vm")
 vms.app.add_typer(guests.app)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +17,10 @@ ATTEMPT = {"$attempt": True}
 """Stands in a job's variables for the number of the attempt, which is known when it begins."""
 PROGRESS = {"$progress": True}
 """Stands in a job's variables for the path of a file in which a module keeps a line that tells how far it is."""
+
+
+UNTIL_DONE = 1_000_000
+"""Attempts of a job that only ends when its work is done, or when somebody cancels it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("vm.create", "vm/create.yml"),
+        Kind("vm.clone", "vm/clone.yml"),
         Kind("vm.delete", "vm/delete.yml"),
         Kind("vm.start", "vm/start.yml"),
         Kind("vm.stop", "vm/stop.yml"),
@@ -77,10 +83,14 @@ KINDS: dict[str, Kind] = {
         Kind("vm.disk", "vm/disk.yml"),
         Kind("vm.nic", "vm/nic.yml"),
         Kind("vm.migrate", "vm/migrate.yml"),
+        # Tried until it is done: what is broken stays so until then.
+        Kind("vm.mend", "vm/mend.yml", timeout=180.0, max_attempts=UNTIL_DONE),
         Kind("host.evacuate", "host/evacuate.yml"),
         Kind("vm.preflight", "vm/preflight.yml"),
         Kind("vm.snapshot", "vm/snapshot.yml"),
         Kind("vm.revert", "vm/revert.yml"),
+        Kind("vm.backup", "vm/backup.yml"),
+        Kind("vm.restore", "vm/restore.yml"),
         Kind("host.discover", "host/discover.yml", timeout=60.0),
         Kind("image.import", "image/import.yml", timeout=1800.0),
         Kind("image.remove", "image/remove.yml"),
@@ -98,6 +108,7 @@ class Revision:
     exclusive: tuple[str, ...] = ()
     shared: tuple[tuple[str, int], ...] = ()
     needs: tuple[str, ...] = ()
+    not_before: datetime | None = None
 
 
 Finisher = Callable[[Session, Job, Outcome], None]

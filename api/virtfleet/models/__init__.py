@@ -1,5 +1,6 @@
 """The tables of the control plane (SQLAlchemy). They know nothing above them."""
 
+from virtfleet.models.backups import Backup
 from virtfleet.models.base import Base
 from virtfleet.models.hosts import Address, Host, Network, Zone
 from virtfleet.models.images import Flavor, Image, ImageCopy
@@ -14,6 +15,7 @@ __all__ = [
     "UNFINISHED",
     "Address",
     "Audit",
+    "Backup",
     "Base",
     "Change",
     "Cursor",

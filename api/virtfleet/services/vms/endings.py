@@ -12,7 +12,18 @@ from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, creation, disks, migration, nics, resizing, snapshots
+from virtfleet.services.vms import (
+    actions,
+    backups,
+    cloning,
+    creation,
+    disks,
+    mending,
+    migration,
+    nics,
+    resizing,
+    snapshots,
+)
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -82,6 +93,17 @@ def created(session: Session, job: Job, outcome: Outcome) -> None:
             vm.error = error_of(job, outcome, item)
             left.append(vm)
     actions.clean_up(session, left)
+    if made and outcome.state == "succeeded" and job.context.get("delete_source"):
+        cloning.replace(session, job)
+
+
+@kinds.finisher("vm.clone")
+def cloned(session: Session, job: Job, outcome: Outcome) -> None:
+    """Keep the clone, or undo it; its source is as it was, unless it was to be replaced."""
+    source = session.get(Vm, job.subjects[1]["id"])
+    for _, vm in list(_vms(session, job)):
+        cloning.settle(vm, source, (_item(outcome, vm) or {}).get("disks") or [])
+    created(session, job, outcome)
 
 
 @kinds.reviser("vm.create")
@@ -220,12 +242,50 @@ def moved(session: Session, job: Job, outcome: Outcome) -> None:
     """Note where each machine is now."""
     for _, vm in list(_vms(session, job)):
         item = _of_machine(outcome, vm)
+        if mending.holds(session, vm, job) and mending.is_wanted(job, outcome, vm, item):
+            mending.begin(session, vm, job, error_of(job, outcome, item) if outcome.state == "failed" else None)
+            tell(session, vm)
+            continue
         if not migration.settle(session, vm, job, item):
             continue
         if item is not None and not item.get("failed"):
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
             vm.error = None
         elif outcome.state != "succeeded":
+            vm.error = error_of(job, outcome, item)
+        tell(session, vm)
+
+
+@kinds.reviser("vm.mend")
+def mend_again(session: Session, job: Job, outcome: Outcome) -> Revision | None:
+    """Try again until it is done; the machine is free as soon as it is certain that it is where it was."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm) or {}
+        if item.get("on") == "nowhere":
+            return None
+        if mending.holds(session, vm, job):
+            if item.get("on") == "source":
+                mending.settle(session, vm, job, "source")
+            else:
+                mending.say_why(vm, error_of(job, outcome, item))
+            tell(session, vm)
+        return mending.again(session, vm, job, outcome)
+    return None
+
+
+@kinds.finisher("vm.mend")
+def mended(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note where the machine is, and free it; also when somebody gave it up: then the observer sees where it is."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm)
+        if not mending.holds(session, vm, job):
+            continue
+        if outcome.state == "succeeded" and item is not None:
+            mending.settle(session, vm, job, item["on"])
+            if vm.state != "deleting":
+                vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
+        else:
+            mending.settle(session, vm, job, None)
             vm.error = error_of(job, outcome, item)
         tell(session, vm)
 
@@ -243,6 +303,38 @@ def snapshots_settled(session: Session, job: Job, outcome: Outcome) -> None:
         elif outcome.state != "succeeded":
             vm.error = error_of(job, outcome, item)
         tell(session, vm)
+
+
+@kinds.finisher("vm.backup")
+def backed_up(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note which backup was made, and which were deleted."""
+    item = backups.told(outcome)
+    failed = item is None or bool(item.get("failed"))
+    if item is not None and not failed:
+        backups.record(session, job, item)
+    for _, vm in list(_vms(session, job)):
+        vm.error = error_of(job, outcome, item) if failed and outcome.state != "succeeded" else None
+        tell(session, vm)
+
+
+@kinds.finisher("vm.restore")
+def restored(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note how the machine is that was restored; a new one that could not be made is removed."""
+    item = backups.told(outcome)
+    for _, vm in list(_vms(session, job)):
+        if item is not None and not item.get("failed"):
+            vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
+            vm.error = None
+            vm.observed_at = clock.now()
+            tell(session, vm)
+        elif vm.state == "building" and job.started_at is None:
+            _forget(session, vm)
+        else:
+            vm.error = error_of(job, outcome, item)
+            if vm.state == "building":
+                actions.clean_up(session, [vm])
+            else:
+                tell(session, vm)
 
 
 def _of_machine(outcome: Outcome, vm: Vm) -> Mapping[str, Any] | None:

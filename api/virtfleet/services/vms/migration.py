@@ -121,6 +121,10 @@ def why_not(session: Session, vm: Vm) -> str | None:
     move = session.get(Move, vm.id)
     if move is not None:
         target = session.get_one(Host, move.target_id)
+        if session.get_one(Job, move.job_id).kind == "vm.mend":
+            return (
+                f"The migration of vm {vm.name!r} to {target.name!r} was broken off, and job {move.job_id} clears up."
+            )
         return f"Vm {vm.name!r} is on its way to host {target.name!r} already, by job {move.job_id}."
     return None
 

@@ -422,7 +422,9 @@ def leftovers(
     in_use = {disk["source"] for disk in machine["disks"]}
     found = []
     proven: dict[str, bool] = {}
-    for each in vms.leftovers(source, machine["name"], machine["uuid"]):
+    by_name = vms.leftovers(source, machine["name"], machine["uuid"])
+    listed = [{"pool": each["pool"], "name": each["name"]} for each in machine["made_volumes"]]
+    for each in by_name + [volume for volume in listed if volume not in by_name]:
         pool = pools.find(source, each["pool"])
         volume = volumes.find(pool, each["name"]) if pool is not None else None
         if volume is None or volume.path() not in in_use or each["pool"] in shared_pools:

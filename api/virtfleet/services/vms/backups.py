@@ -1,0 +1,287 @@
+"""Backups of machines: made, deleted and restored by jobs; listed from what these told, also of machines that are gone.
+
+A job about a backup runs on the host whose pool has its files.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
+from sqlalchemy import Select, or_, select
+from sqlalchemy import delete as delete_rows
+from sqlalchemy.orm import Session
+
+from virtfleet import clock, names, settings
+from virtfleet.errors import Problem, not_found
+from virtfleet.ids import new_id
+from virtfleet.jobs import lifecycle
+from virtfleet.jobs.kinds import Outcome
+from virtfleet.models import Backup, Job, Vm
+from virtfleet.services import capacity, ledger
+from virtfleet.services.auth import Principal
+from virtfleet.services.vms import actions, creation
+
+POOL = "backups"
+TIMEOUT_SECONDS = 3600.0
+REST_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class NewBackup:
+    """The request. `keep`: how many to keep of those that begin with `prefix`, or of all."""
+
+    name: str | None = None
+    kind: str = "full"
+    quiesce: bool = False
+    prefix: str | None = None
+    keep: int | None = None
+
+
+def query(who: Principal, vm: str | None = None) -> Select[Backup]:
+    """Return what selects the backups that the caller may see.
+
+    `vm` is the id, UUID or name of a machine, which may be gone: only its own then.
+    """
+    found = select(Backup)
+    if vm is not None:
+        found = found.where(or_(Backup.vm_id == vm, Backup.vm_uuid == vm.lower(), Backup.vm_name == vm))
+    return found if who.admin else found.where(Backup.project_id == who.project_id)
+
+
+def create(session: Session, who: Principal, vm: Vm, new: NewBackup) -> tuple[Job, str]:
+    """Make the job that backs a machine up; return it and the backup's name. Raises Problem.
+
+    Without a name it is called after the moment. With `keep` the oldest go after the new one was made.
+    """
+    actions.require_ready(vm)
+    if new.prefix is not None and new.keep is None:
+        raise Problem("invalid", "Which backups are to be kept is said by half.", "Give keep too.")
+    moment = clock.now().strftime("%Y%m%d-%H%M%S")
+    name = names.check(new.name or f"{new.prefix or 'backup-'}{moment}", "backup")
+    if new.prefix is not None and not name.startswith(new.prefix):
+        raise Problem("invalid", f"The name {name!r} does not begin with {new.prefix!r}.", "Leave the name out.")
+    if session.scalar(select(Backup.id).where(Backup.vm_uuid == vm.uuid, Backup.name == name)) is not None:
+        text = f"Vm {vm.name!r} has a backup {name!r} already."
+        raise Problem("already_exists", text, f"Choose another name: virtfleet vm backups {vm.name}.")
+    wanted: dict[str, Any] = {"name": name, "kind": new.kind, "quiesce": new.quiesce}
+    if new.keep is not None:
+        wanted["retain"] = {"prefix": new.prefix or "", "count": new.keep}
+    variables = {"virtfleet_backup": wanted, "virtfleet_backup_pool": POOL, "virtfleet_state": "present"}
+    hosts = actions.hosts_of(session, [vm])
+    work = _Work("vm.backup", actions.reference(vm), name, vm.project_id, hosts, variables)
+    return _submit(session, who, work, vm), name
+
+
+def delete(session: Session, who: Principal, backup: Backup) -> Job:
+    """Make the job that deletes a backup. Raises Problem `in_use` when an increment lies over it."""
+    over = session.scalar(
+        select(Backup.name).where(
+            Backup.host_id == backup.host_id,
+            Backup.pool == backup.pool,
+            Backup.vm_uuid == backup.vm_uuid,
+            Backup.parent == backup.name,
+        )
+    )
+    if over is not None:
+        raise Problem("in_use", f"Backup {over!r} lies over {backup.name!r}.", "Delete that one first.")
+    variables = {"virtfleet_backup": {"name": backup.name}, "virtfleet_state": "absent"}
+    vm = session.scalar(select(Vm).where(Vm.uuid == backup.vm_uuid))
+    return _submit(session, who, _work("vm.backup", backup, variables), vm)
+
+
+def restore_in_place(session: Session, who: Principal, backup: Backup, *, stop: bool, start: bool | None) -> Job:
+    """Make the job that gives a machine the disks of a backup back. Raises Problem."""
+    vm = session.scalar(select(Vm).where(Vm.uuid == backup.vm_uuid))
+    if vm is None:
+        text = f"The machine of backup {backup.name!r} is gone."
+        raise Problem("not_found", text, "Restore it as a new machine: give a name.")
+    actions.require_ready(vm)
+    if vm.host_id != backup.host_id:
+        text = f"Vm {vm.name!r} is on host {vm.host.name!r}, and the backup on {backup.host.name!r}."
+        raise Problem("conflict", text, "Migrate it there, or restore it as a new machine: give a name.")
+    wanted: dict[str, Any] = {"backup": backup.name, "stop": stop}
+    if start is not None:
+        wanted["start"] = start
+    work = _work("vm.restore", backup, {"virtfleet_restore": wanted})
+    return _submit(session, who, work, vm)
+
+
+def restore_as_new(session: Session, who: Principal, backup: Backup, name: str, *, start: bool) -> tuple[Job, Vm]:
+    """Reserve a machine on the host of a backup, and make the job that makes it. Raises Problem, such as `no_capacity`.
+
+    Its addresses are those inside its disks: none is reserved for it.
+    """
+    names.check(name, "vm")
+    if session.scalar(select(Vm.id).where(Vm.project_id == who.project_id, Vm.name == name)) is not None:
+        raise Problem("already_exists", f"There is a vm {name!r} already.", "Choose another name.")
+    shape = backup.shape
+    policy = settings.load().policy
+    request = {
+        "id": name,
+        "vcpus": shape["vcpus"],
+        "memory_bytes": shape.get("max_memory_bytes") or shape["memory_bytes"],
+        "disks": [{"pool": shape["pool"], "size_bytes": shape["disk_bytes"]}],
+        "zone": backup.host.zone.name,
+        "host": backup.host.name,
+        "exclude": [],
+    }
+    decision = placement.place(
+        capacity.state(session, backup.host.zone), [request], creation.named(policy), explain=True
+    )
+    if not decision["fits"]:
+        raise creation.no_room(decision)
+    number = ledger.next_number(session, "vm")
+    vm = Vm(
+        id=new_id("vm"),
+        number=number,
+        uuid=str(uuid.uuid4()),
+        name=name,
+        libvirt_name=creation.libvirt_name(session, who, name, number),
+        zone_id=backup.host.zone_id,
+        host_id=backup.host_id,
+        project_id=who.project_id,
+        owner_id=who.user_id,
+        flavor=shape.get("flavor"),
+        image=shape.get("image"),
+        vcpus=shape["vcpus"],
+        memory_bytes=shape["memory_bytes"],
+        max_vcpus=shape.get("max_vcpus"),
+        max_memory_bytes=shape.get("max_memory_bytes"),
+        disk_bytes=shape["disk_bytes"],
+        pool=shape["pool"],
+        policy=policy,
+        explanation=dict(decision["placements"][0]["explanation"]),
+        state="building",
+    )
+    session.add(vm)
+    session.flush()
+    session.refresh(vm)
+    wanted = {
+        "backup": backup.name,
+        "new_name": vm.libvirt_name,
+        "new_uuid": vm.uuid,
+        "disk_pool": vm.pool,
+        "start": start,
+        "metadata": {
+            "id": vm.id,
+            "number": vm.number,
+            "name": vm.name,
+            "owner": who.user_name,
+            "project": who.project_name,
+            "zone": vm.zone.name,
+            "flavor": vm.flavor,
+            "image": vm.image,
+        },
+    }
+    work = _work("vm.restore", backup, {"virtfleet_restore": wanted})
+    job = _submit(session, who, work, vm)
+    ledger.changed(session, "vm", vm.id, "created", vm.project_id, name=vm.name, state=vm.state)
+    return job, vm
+
+
+@dataclass(frozen=True)
+class _Work:
+    kind: str
+    machine: dict[str, str]
+    """The machine that is or was backed up, as the playbooks take it."""
+    backup: str
+    project_id: str
+    host_ids: list[str]
+    variables: dict[str, Any]
+
+
+def _work(kind: str, backup: Backup, variables: dict[str, Any]) -> _Work:
+    machine = {"name": backup.libvirt_name, "uuid": backup.vm_uuid}
+    given = {"virtfleet_backup_pool": backup.pool, **variables}
+    return _Work(kind, machine, backup.name, backup.project_id, [backup.host_id], given)
+
+
+def _submit(session: Session, who: Principal, work: _Work, vm: Vm | None) -> Job:
+    """Make a job about a backup; `vm` is the machine that it changes, if that has a row."""
+    limit = settings.load().jobs_per_host
+    job = lifecycle.submit(
+        session,
+        work.kind,
+        project_id=work.project_id,
+        owner_id=who.user_id,
+        host_ids=work.host_ids,
+        variables={"virtfleet_vms": [work.machine], "virtfleet_timeout": TIMEOUT_SECONDS, **work.variables},
+        subjects=[{"type": "vm", "id": vm.id, "name": vm.name}] if vm is not None else [],
+        context={"backup": work.backup, "vms": {vm.libvirt_name: vm.id} if vm is not None else {}},
+        # Nobody deletes a backup while it is read, and none is made over it meanwhile.
+        exclusive=[f"backups:{work.machine['uuid']}", *([f"vm:{vm.id}"] if vm is not None else [])],
+        shared=[(f"host:{host}", limit) for host in work.host_ids],
+    )
+    job.timeout = max(job.timeout, TIMEOUT_SECONDS + REST_SECONDS)
+    if vm is not None:
+        vm.job_id = job.id
+    ledger.audit(session, who, work.kind, vm.id if vm is not None else work.machine["uuid"], job.id)
+    session.flush()
+    return job
+
+
+def find(session: Session, who: Principal, identifier: str) -> Backup:
+    """Return the backup of that id; names are unique within a machine only. Raises Problem `not_found`."""
+    found = session.get(Backup, identifier)
+    if found is None or (found.project_id != who.project_id and not who.admin):
+        raise not_found("backup", identifier)
+    return found
+
+
+def record(session: Session, job: Job, item: Mapping[str, Any]) -> None:
+    """Write down the backup that a job has made, and forget those that it has deleted."""
+    wanted, host_id = item.get("item") or {}, job.host_ids[0]
+    gone = delete_rows(Backup).where(Backup.vm_uuid == wanted.get("uuid"), Backup.pool == _pool(job))
+    session.execute(gone.where(Backup.name.in_(list(item.get("deleted") or []))))
+    made = item.get("backup")
+    if not made:
+        return
+    vm = session.scalar(select(Vm).where(Vm.uuid == made["uuid"]))
+    session.execute(gone.where(Backup.name == made["name"]))
+    if vm is None:
+        return
+    session.add(
+        Backup(
+            id=new_id("bak"),
+            name=made["name"],
+            vm_id=vm.id,
+            vm_uuid=vm.uuid,
+            vm_name=vm.name,
+            libvirt_name=vm.libvirt_name,
+            host_id=vm.host_id or host_id,
+            pool=_pool(job),
+            kind=made["kind"],
+            parent=made["parent"],
+            reason=item.get("reason"),
+            quiesced=made["quiesced"],
+            size_bytes=made["size_bytes"],
+            disks=list(made["disks"]),
+            shape={
+                "vcpus": vm.vcpus,
+                "memory_bytes": vm.memory_bytes,
+                "max_vcpus": vm.max_vcpus,
+                "max_memory_bytes": vm.max_memory_bytes,
+                "disk_bytes": sum(disk["capacity_bytes"] for disk in made["disks"]),
+                "pool": vm.pool,
+                "flavor": vm.flavor,
+                "image": vm.image,
+            },
+            project_id=vm.project_id,
+            owner_id=job.owner_id,
+            made_at=datetime.fromisoformat(made["created_at"]),
+        )
+    )
+    session.flush()
+
+
+def _pool(job: Job) -> str:
+    return str(job.variables.get("virtfleet_backup_pool", POOL))
+
+
+def told(outcome: Outcome) -> Mapping[str, Any] | None:
+    """Return what a run says of the one machine that it was about."""
+    items = [item for result in outcome.result.values() for item in (result or {}).get("vms") or []]
+    return dict(items[0]) if items else None
