@@ -15,6 +15,7 @@ from virtfleet.compat import s1
 from virtfleet.errors import STATUS, Problem
 from virtfleet.ids import new_id
 from virtfleet.routes import (
+    clones,
     documentation,
     guests,
     health,
@@ -51,7 +52,10 @@ def create_app() -> APIFlask:
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     documentation.describe(app)
-    for room in (health, documentation, hosts, images, vms, jobs, plans, guests, migrations, snapshots, vm_devices):
+    for room in (
+        *(health, documentation, hosts, images, vms, jobs, plans, guests, migrations, snapshots, vm_devices),
+        clones,
+    ):
         app.register_blueprint(room.blueprint, url_prefix=PREFIX)
     if settings.load().s1_enabled:
         app.register_blueprint(s1.blueprint)

@@ -74,6 +74,7 @@ AT_ONCE: Options = {"name": NAME, "force": True, "grace": 0.0}
 VOLUME = ("volume", {"name": f"{PREFIX}-data", "pool": "default", "size": "8MiB", "format": "raw"})
 DISK: Options = {"name": NAME, "serial": "data", "volume": f"{PREFIX}-data"}
 NIC: Options = {"name": NAME, "mac": OTHER_MAC, "bridge": "vmbr0"}
+FILTERED = ("vm_nic", {"name": NAME, "mac": MAC, "filter": "clean-traffic"})
 SNAPSHOT: Options = {"vm": NAME, "name": f"{PREFIX}-s"}
 IMAGE: Options = {"name": f"{PREFIX}-image", "pool": "default"}
 
@@ -103,6 +104,8 @@ VM_CASES = [
     Case("vm_nic", NIC, (STOPPED,), label="present"),
     Case("vm_nic", NIC, (PAUSED,), label="present-live"),
     Case("vm_nic", {"name": NAME, "mac": MAC, "link": "down", "model": "e1000"}, (PAUSED,), label="changed"),
+    Case("vm_nic", {"name": NAME, "mac": MAC, "filter": "clean-traffic"}, (PAUSED,), label="filtered"),
+    Case("vm_nic", {"name": NAME, "mac": MAC, "filter": "none"}, (STOPPED, FILTERED), label="unfiltered"),
     Case("vm_nic", {"name": NAME, "mac": MAC, "state": "absent"}, (STOPPED,)),
     Case("vm_nic", {"name": NAME, "mac": OTHER_MAC, "state": "absent"}, (STOPPED,), changes=False),
     Case("vm_snapshot", SNAPSHOT, (STOPPED,), label="present"),
@@ -199,7 +202,56 @@ VOLUME_CASES += [  # the test driver resizes no volumes and has no streams
     Case("volume", {**IN_POOL, "src": FILE}, (("pool", POOL),), label="uploaded"),
 ]
 
-CASES = [*VM_CASES, *IMAGE_CASES, *READ_CASES, *POOL_CASES, *NETWORK_CASES, *VOLUME_CASES]
+SECRET: Options = {"usage": "volume", "usage_id": f"/{PREFIX}/volume"}
+WITH_VALUE: Options = {**SECRET, "value": "of nobody's business"}
+PRIVATE: Options = {**WITH_VALUE, "private": True, "ephemeral": True}
+SECRET_CASES = [
+    Case("secret", SECRET, label="present"),
+    Case("secret", WITH_VALUE, label="with-value"),
+    Case("secret", PRIVATE, label="private"),
+    Case("secret", WITH_VALUE, (("secret", SECRET),), label="value-added"),
+    Case("secret", {**WITH_VALUE, "value": "another"}, (("secret", WITH_VALUE),), label="value-changed"),
+    Case(
+        "secret",
+        {**WITH_VALUE, "value": "another", "update_value": "on_create"},
+        (("secret", WITH_VALUE),),
+        label="on-create",
+        changes=False,
+    ),
+    Case("secret", {**PRIVATE, "value": "another"}, (("secret", PRIVATE),), label="private", changes=False),
+    Case(
+        "secret",
+        {**PRIVATE, "update_value": "always"},
+        (("secret", PRIVATE),),
+        label="private-always",
+        repeats="what cannot be read cannot be compared, and always was asked for",
+    ),
+    Case("secret", {**SECRET, "description": "x", "private": True}, (("secret", WITH_VALUE),), label="changed"),
+    Case("secret", SECRET, (("secret", WITH_VALUE),), label="present", changes=False),
+    Case("secret", {**SECRET, "state": "absent"}, (("secret", WITH_VALUE),)),
+    Case("secret", {**SECRET, "state": "absent"}, changes=False),
+]
+
+RULE: Options = {
+    "action": "accept",
+    "direction": "in",
+    "protocol": "tcp",
+    "match": {"dstportstart": 22, "state": "NEW"},
+}
+FILTER: Options = {"name": f"{PREFIX}-filter", "rules": [RULE, {"filter": "no-mac-spoofing"}]}
+FILTER_CASES = [
+    Case("nwfilter", FILTER, label="present"),
+    Case("nwfilter", FILTER, (("nwfilter", FILTER),), label="present", changes=False),
+    Case("nwfilter", {"name": FILTER["name"]}, (("nwfilter", FILTER),), label="kept", changes=False),
+    Case("nwfilter", {**FILTER, "rules": FILTER["rules"][::-1]}, (("nwfilter", FILTER),), label="reordered"),
+    Case(
+        "nwfilter", {"name": FILTER["name"], "chain": "ipv4-x", "priority": 7}, (("nwfilter", FILTER),), label="moved"
+    ),
+    Case("nwfilter", {"name": FILTER["name"], "state": "absent"}, (("nwfilter", FILTER),)),
+    Case("nwfilter", {"name": FILTER["name"], "state": "absent"}, changes=False),
+]
+
+CASES = [*VM_CASES, *IMAGE_CASES, *READ_CASES, *POOL_CASES, *NETWORK_CASES, *VOLUME_CASES, *SECRET_CASES, *FILTER_CASES]
 
 # Modules without a case here: the test that proves the same of them, as "own test: FILE", the file named from the root.
 REASONS = {
@@ -288,6 +340,12 @@ def picture(uri: str) -> list[str]:
                 root.remove(figure)
             found += [ET.tostring(root, "unicode"), str((pool.isActive(), pool.autostart()))]
             found += [f"{each.path()} {each.info()[:2]}" for each in (pool.listAllVolumes() if pool.isActive() else [])]
+        if uri != TEST_URI:  # that driver knows none
+            found += [each.XMLDesc() for each in connection.listAllNWFilters()]
+        for secret in connection.listAllSecrets() if uri != TEST_URI else []:
+            found += [secret.XMLDesc()]
+            with suppress(libvirt.libvirtError):  # it is private, or has no value
+                found += [secret.value().decode()]
         for network in connection.listAllNetworks():
             found += [network.XMLDesc(), str((network.isActive(), network.autostart()))]
     return sorted(found)
@@ -306,6 +364,12 @@ def remove_all(uri: str) -> None:
             for volume in pool.listAllVolumes():
                 if volume.name().startswith(PREFIX):
                     volume.delete()
+        for each in connection.listAllNWFilters():
+            if each.name().startswith(PREFIX):
+                each.undefine()
+        for secret in connection.listAllSecrets():
+            if PREFIX in secret.usageID():
+                secret.undefine()
         for thing in [*connection.listAllStoragePools(), *connection.listAllNetworks()]:
             if thing.name().startswith(PREFIX):
                 if thing.isActive():

@@ -12,7 +12,7 @@ from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, creation, disks, mending, migration, nics, resizing, snapshots
+from virtfleet.services.vms import actions, cloning, creation, disks, mending, migration, nics, resizing, snapshots
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -82,6 +82,17 @@ def created(session: Session, job: Job, outcome: Outcome) -> None:
             vm.error = error_of(job, outcome, item)
             left.append(vm)
     actions.clean_up(session, left)
+    if made and outcome.state == "succeeded" and job.context.get("delete_source"):
+        cloning.replace(session, job)
+
+
+@kinds.finisher("vm.clone")
+def cloned(session: Session, job: Job, outcome: Outcome) -> None:
+    """Keep the clone, or undo it; its source is as it was, unless it was to be replaced."""
+    source = session.get(Vm, job.subjects[1]["id"])
+    for _, vm in list(_vms(session, job)):
+        cloning.settle(vm, source, (_item(outcome, vm) or {}).get("disks") or [])
+    created(session, job, outcome)
 
 
 @kinds.reviser("vm.create")

@@ -19,6 +19,7 @@ from typing import Any
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import checkpoint as checkpoints
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -124,19 +125,15 @@ def _describe(snapshot: libvirt.virDomainSnapshot) -> dict[str, Any]:
 def abilities(connection: libvirt.virConnect, domain: libvirt.virDomain) -> Abilities:
     """Find out what can be done with this machine on this host."""
     machine = vms.describe(domain)
-    raw = [disk["target"] for disk in _writable(machine) if disk["format"] != "qcow2"]
+    raw = [disk["target"] for disk in vms.written_disks(machine) if disk["format"] != "qcow2"]
     obstacle = f"its disk {', '.join(raw)} is not qcow2" if raw else None
-    if not _writable(machine):
+    if not vms.written_disks(machine):
         obstacle = "it has no disk that is written to"
     elif obstacle is None and _has_flash(domain):
         obstacle = "it boots by UEFI, whose variables lie outside of its disks"
     # A host says so itself, since there is libvirt that can: version numbers are not asked.
     features = ET.fromstring(connection.getCapabilities()).find("guest/features/externalSnapshot")
     return Abilities(obstacle, features is not None)
-
-
-def _writable(machine: dict[str, Any]) -> list[dict[str, Any]]:
-    return [disk for disk in machine["disks"] if disk["source"] and not disk["read_only"] and disk["device"] == "disk"]
 
 
 def _has_flash(domain: libvirt.virDomain) -> bool:
@@ -207,7 +204,7 @@ def _document(machine: dict[str, Any], wish: Wish, mode: str, *, memory: bool) -
         ET.SubElement(root, "description").text = wish.description
     ET.SubElement(root, "memory", snapshot=INTERNAL if memory else "no")
     disks = ET.SubElement(root, "disks")
-    written = {disk["target"] for disk in _writable(machine)}
+    written = {disk["target"] for disk in vms.written_disks(machine)}
     for disk in machine["disks"]:
         element = ET.SubElement(disks, "disk", name=disk["target"])
         element.set("snapshot", mode if disk["target"] in written else "no")
@@ -226,7 +223,7 @@ def _note_volumes(domain: libvirt.virDomain) -> None:
         return
     made = list(kept.get("made_volumes") or [])
     own = {each["name"] for each in made}
-    for disk in _writable(machine):
+    for disk in vms.written_disks(machine):
         for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
             folder, _slash, name = str(disk["source"]).rpartition("/")
             if ET.fromstring(pool.XMLDesc(0)).findtext("target/path") != folder or name in own:
@@ -251,10 +248,14 @@ def find(domain: libvirt.virDomain, name: str) -> libvirt.virDomainSnapshot | No
 
 
 def revert(domain: libvirt.virDomain, name: str, *, can: Abilities, deadline: Deadline) -> None:
-    """Bring a machine back to where it was. What it wrote since is lost. Raises VirtfleetError."""
+    """Bring a machine back to where it was. What it wrote since is lost. Raises VirtfleetError.
+
+    Its checkpoints go: they do not know what the way back changes, and QEMU refuses it while they are there.
+    """
     goal = f"revert machine {domain.name()} to snapshot {name}"
     check_revert(domain, name, can=can)
     snapshot = find(domain, name)
+    checkpoints.remove_all(domain)
     try:
         bounded(lambda: domain.revertToSnapshot(snapshot, 0), deadline, goal)
     except libvirtError as error:

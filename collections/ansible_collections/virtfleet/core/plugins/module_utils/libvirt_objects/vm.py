@@ -35,7 +35,7 @@ ASK_AGAIN_SECONDS = 5.0
 AGENT_SECONDS = 2
 MAX_ADDRESSES = 64
 """What is inside a machine may say anything: more than this of it is not worth carrying on."""
-_OWN_VOLUME = re.compile(r"root|disk[0-9]+|seed\.iso")
+_OWN_VOLUME = re.compile(r"(root|disk[0-9]+)(\.part)?|seed\.iso|clone\.part")
 _STATES = {1: "running", 2: "running", 3: "paused", 4: "running", 5: "stopped", 6: "crashed", 7: "paused"}
 
 
@@ -80,6 +80,11 @@ def describe(domain: libvirt.virDomain, addresses: Sequence[str] = ()) -> dict[s
         return {**facts, "state": state_of(domain), "addresses": list(addresses)}
     except libvirtError as error:
         raise translate(error, "describe a machine") from error
+
+
+def written_disks(machine: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return those of a described machine's disks that it writes to."""
+    return [disk for disk in machine["disks"] if disk["source"] and not disk["read_only"] and disk["device"] == "disk"]
 
 
 def all_of(connection: libvirt.virConnect) -> list[dict[str, Any]]:
