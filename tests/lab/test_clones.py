@@ -185,6 +185,22 @@ def test_a_fresh_one_is_like_it_without_its_disk_and_goes_where_there_is_room(
     cli(fleet, "delete", "web5")
 
 
+def test_a_machine_can_be_made_from_an_image_that_is_deleted_then(whole_fleet: Fleet, source: dict[str, Any]) -> None:
+    """S2.7: `create` makes a machine from an image and deletes that."""
+    fleet = whole_fleet
+    fleet.post("/images", {"source": fleet.lab.status()["image"], "name": "once"})
+    fleet.create("tmp", host="host1", image="once", start=False)
+    job = fleet.ended(fleet.post("/vms/tmp/clone", {"name": "web6", "delete_source": True, "start": False})["job"], 300)
+    assert job["state"] == "succeeded", job["error"]
+    wait_until(lambda: fleet.http.get("/vms/tmp").status_code == 404, 90, "the end of tmp")
+    assert fleet.http.delete("/images/once").is_success
+    wait_until(lambda: fleet.http.get("/images/once").status_code == 404, 90, "the end of the image")
+    vm = fleet.get("/vms/web6")
+    root = described(fleet, f"web6-{vm['uuid'][:8]}-root")
+    assert (root["image"], root["allocation_bytes"] > 2**20) == (None, True)
+    cli(fleet, "delete", "web6")
+
+
 def test_a_full_clone_from_a_snapshot_is_predicted_and_independent(whole_fleet: Fleet, source: dict[str, Any]) -> None:
     fleet, was, before = whole_fleet, fingerprint(whole_fleet, source), volume_names(whole_fleet)
     predicted = clone(fleet, "then", check=True, snapshot="s1", uuid=UUID)

@@ -202,8 +202,7 @@ class _Maker:
         self._plan_seed()
         for part in self.parts:
             if wish.mode != FRESH:
-                times = 2 if self._through_file(part) and wish.mode == FULL else 1
-                images.check_room(part.pool, part.described["allocation_bytes"] * times, self._goal)
+                images.check_room(part.pool, self._needed_bytes(part), self._goal)
         if not _markers(self._connection, wish.name, self._uuid):
             taken = [each["name"] for each in vms.leftovers(self._connection, wish.name, self._uuid)]
             if taken:
@@ -211,6 +210,14 @@ class _Maker:
                 hint = "It may be of an earlier machine: delete it if nobody needs it."
                 raise VirtfleetError(self._goal, text, hint, "already_exists")
         build.written(self._document({part.target: f"/{part.name}" for part in self.parts}, "/seed"))
+
+    def _needed_bytes(self, part: Part) -> int:
+        """Return what of its pool making a disk will take, while it is made."""
+        own = int(part.described["allocation_bytes"])
+        if self._wish.mode == LINKED:
+            return own
+        below = volumes.describe(part.image)["allocation_bytes"] if part.image is not None else 0
+        return own + int(below) + (own if self._through_file(part) else 0)
 
     def _snapshot(self) -> dict[str, Any] | None:
         there = snapshots.all_of(self._source)
