@@ -28,7 +28,7 @@ pytestmark = pytest.mark.lab
 SOURCE = "web1"
 UUID = "6c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c01"
 BEFORE, AFTER = "this is what the disk held before", "that is what the disk held after"
-CLONES = ("linked", "then", "fresh", "broken")
+CLONES = ("linked", "then", "fresh", "broken", "running")
 
 
 @pytest.fixture(scope="module")
@@ -270,4 +270,24 @@ def test_a_run_that_follows_a_killed_one_finishes_and_one_that_fails_leaves_noth
     assert clone(fleet, "broken", uuid=UUID, mode="linked").values["vm"]["state"] == "stopped"
     assert volume_names(fleet) - before == {f"broken-{UUID[:8]}-root", f"broken-{UUID[:8]}-seed.iso"}
     drop(fleet, "broken")
+    assert volume_names(fleet) == before
+
+
+def test_a_machine_that_runs_is_cloned_from_an_external_snapshot(whole_fleet: Fleet, source: dict[str, Any]) -> None:
+    fleet, before = whole_fleet, volume_names(whole_fleet)
+    base = str(described(fleet, f"{SOURCE}-{source['uuid'][:8]}-root")["image"]).rpartition("/")[2]
+    disks = [{"image": base, "size": "1GiB"}]
+    machine: dict[str, Any] = {"name": "running", "vcpus": 1, "memory": "128MiB", "disks": disks}
+    call("vm", uri_of(fleet), **machine, state="paused", metadata={"id": "x"}, timeout=120.0)
+    call("vm_snapshot", uri_of(fleet), vm="running", name="e1", mode="external", timeout=120.0)
+    for mode, below in (("full", None), ("linked", base)):
+        made = call("vm_clone", uri_of(fleet), source="running", name="then", mode=mode, snapshot="e1", timeout=120.0)
+        (disk,) = made.values["disks"]
+        image = described(fleet, disk["name"])["image"]
+        assert (image and image.rpartition("/")[2]) == below
+        drop(fleet, "then")
+    with pytest.raises(VirtfleetError) as refusal:
+        call("vm_clone", uri_of(fleet), source="running", name="then")
+    assert refusal.value.code == "refused"
+    drop(fleet, "running")
     assert volume_names(fleet) == before
