@@ -139,7 +139,7 @@ def test_a_libvirtd_that_freezes_while_a_machine_is_waited_for_ends_the_worker(
     began = time.monotonic()
 
     def freeze() -> None:
-        with opened_host(machines_host, Deadline(10)) as connection:
+        with opened_host(machines_host, Deadline(60)) as connection:
             while not any(domain.name() == "vm-test" for domain in connection.listAllDomains(0)):
                 assert time.monotonic() < began + 120
                 time.sleep(0.2)
