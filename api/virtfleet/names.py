@@ -6,7 +6,6 @@ from urllib.parse import urlsplit
 from virtfleet.errors import Problem
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
-MAX_NAME = 63
 _SUFFIX = re.compile(r"(\.(qcow2|img|raw|iso|vmdk))?(\.(gz|xz|zst))?$", re.IGNORECASE)
 
 

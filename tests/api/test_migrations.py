@@ -72,10 +72,7 @@ def test_a_migration_reserves_the_target_locks_both_hosts_and_its_end_moves_the_
     vm_id = running()
     status, answer = post(client, "/vms/web1/migrate", {"host": "host2", "bandwidth": "10MiB", "from": "host1"})
     assert (status, answer["host"], answer["from"]) == (202, "host2", "host1")
-    allocated = {
-        host["name"]: host["memory"]["allocated_bytes"] for host in client.get("/api/v1/hosts").get_json()["items"]
-    }
-    assert allocated == {"host1": GIB, "host2": GIB, "host3": 0}
+    assert memory_promised(client) == {"host1": GIB, "host2": GIB, "host3": 0}
     with database.read() as session:
         job = session.get_one(Job, answer["job"]["id"])
         hosts = {session.get_one(Host, each).name for each in job.host_ids}
@@ -89,16 +86,40 @@ def test_a_migration_reserves_the_target_locks_both_hosts_and_its_end_moves_the_
     assert (row(vm_id), moves()) == (("host2", "running", None), 0)
 
 
+def memory_promised(client: FlaskClient) -> dict[str, int]:
+    hosts = client.get("/api/v1/hosts").get_json()["items"]
+    return {host["name"]: host["memory"]["allocated_bytes"] for host in hosts}
+
+
+def test_what_a_machine_may_come_to_use_is_kept_for_it_on_the_target(client: FlaskClient) -> None:
+    running(memory_bytes=2 * GIB, max_memory_bytes=5 * GIB)
+    running("other", memory_bytes=GIB, max_memory_bytes=2 * GIB)
+    post(client, "/vms/web1/migrate", {"host": "host2"})
+    assert memory_promised(client) == {"host1": 7 * GIB, "host2": 5 * GIB, "host3": 0}
+    with database.write() as session:
+        vms.create(session, auth.system(session), NewVm(name="big", host="host3", memory_bytes=7 * GIB))
+    status, told = post(client, "/vms/other/migrate", {"host": "host3"})
+    assert (status, told["code"]) == (409, "no_capacity"), "1 GiB would fit, its 2 GiB do not"
+    left = post(client, "/hosts/host1/evacuate")[1]
+    assert [each["to"] for each in left["moves"]] == ["host2"]
+    assert memory_promised(client)["host2"] == 7 * GIB
+
+
 @pytest.mark.parametrize(
-    ("items", "host"), [([], "host1"), ([{"on": "source"}], "host1"), ([{"on": "target"}], "host2")]
+    "more",
+    [
+        {"on": "source"},
+        {"on": "source", "cleaned": True},
+        {"error": {"code": "host_unreachable", "message": "host2 does not answer", "hint": ""}},
+    ],
 )
-def test_a_migration_that_failed_gives_the_room_back_and_the_row_is_where_the_machine_is(
-    client: FlaskClient, items: list[dict[str, Any]], host: str
+def test_a_migration_that_failed_and_left_nothing_gives_the_room_back(
+    client: FlaskClient, more: dict[str, Any]
 ) -> None:
     vm_id = running()
     _status, answer = post(client, "/vms/web1/migrate", {"host": "host2"})
-    ended(answer["job"]["id"], "failed", [item(vm_id, "host2", failed=True, msg="late", **each) for each in items])
-    assert row(vm_id)[0] == host
+    ended(answer["job"]["id"], "failed", [item(vm_id, "host2", failed=True, msg="late", **more)])
+    assert row(vm_id)[0] == "host1"
     assert row(vm_id)[2] is not None
     assert moves() == 0
 

@@ -4,7 +4,6 @@ import hashlib
 import re
 import shutil
 import socket
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import yaml
 from virtfleet.lab import host, links, locks, processes, registry
 from virtfleet.lab.errors import LabError
 from virtfleet.lab.layout import Layout, identity
-from virtfleet.lab.programs import environment, run
+from virtfleet.lab.programs import run
 
 from tests.checks.homes import cache
 from tests.checks.runner import ROOT
@@ -184,16 +183,7 @@ def _boot(instance: Instance, root: Path) -> None:
         *(str(instance.number), layout.management_bridge, layout.guest_bridge),
         *(instance.mac("eth0"), instance.mac("eth1")),
     ]
-    with (instance.folder / "boot.log").open("wb") as log:
-        subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd="/",
-            env=environment(mark=processes.mark(layout.id, instance.name)),
-        ).returncode = 0  # never waited for: the instance outlives us
+    processes.start(layout.id, instance.name, argv, instance.folder / "boot.log")
 
 
 def run_inside(instance: Instance, argv: list[str], wanted: str) -> str:

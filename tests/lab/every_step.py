@@ -17,7 +17,7 @@ import libvirt
 from tests.lab.test_storage_modules import call
 
 CHANGING = re.compile(
-    r"vir(StorageVol(CreateXML(From)?|Upload|Delete|Resize)|Stream(Send|SendAll|Finish)"
+    r"vir(Secret(DefineXML|SetValue|Undefine)|StorageVol(CreateXML(From)?|Upload|Delete|Resize)|Stream(Send|SendAll|Finish)"
     r"|Domain(DefineXML(Flags)?|CreateWithFlags|Resume|Destroy|Undefine(Flags)?|(At|De)tachDeviceFlags|UpdateDeviceFlags"
     r"|Set(VcpusFlags|MemoryFlags|Metadata|BlockIoTune|Autostart)|BlockResize|Rename))"
 )

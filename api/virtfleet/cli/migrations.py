@@ -66,7 +66,7 @@ def preflight(name: VmName, copy_storage: Copy = True, output: Format = Output.t
         columns = [
             *plain("host"),
             ("VERDICT", lambda item: "yes" if item["ok"] else "no"),
-            ("WHY", lambda item: "; ".join(reason["text"] for reason in item["reasons"])),
+            ("WHY", lambda item: "; ".join([reason["text"] for reason in item["reasons"]] + item["warnings"])),
             ("DISKS", lambda item: ", ".join(f"{disk['target']} {disk['how']}" for disk in item["disks"])),
             ("UNKNOWN", lambda item: ", ".join(key for key, word in item["checks"].items() if word == "unknown")),
         ]

@@ -77,6 +77,25 @@ def dependents(session: Session, job_id: str) -> list[Job]:
     return list(session.scalars(query))
 
 
+def let_pass(session: Session, job: Job) -> None:
+    """Have the queued jobs that wait for an exclusive resource of this one need it, although they were there first."""
+    mine, theirs = aliased(JobLock), aliased(JobLock)
+    waiting = (
+        select(theirs.job_id)
+        .join(mine, mine.resource == theirs.resource)
+        .join(Job, Job.id == theirs.job_id)
+        .where(mine.job_id == job.id, mine.mode == "exclusive", theirs.job_id != job.id, Job.state == "queued")
+        .distinct()
+    )
+    session.add_all([JobDependency(job_id=each, needs_id=job.id) for each in session.scalars(waiting).all()])
+    session.flush()
+
+
+def give_way(session: Session, job: Job) -> None:
+    """Have no job need this one any longer."""
+    session.execute(delete(JobDependency).where(JobDependency.needs_id == job.id))
+
+
 def now_ready(session: Session, job_id: str, resources: list[str], limit: int = 16) -> list[str]:
     """Return the jobs that may run now that `job_id` ended or gave back its locks on `resources`, oldest first."""
     waits = exists().where(JobLock.job_id == Job.id, JobLock.resource.in_(resources))
@@ -194,6 +213,7 @@ def _may_begin(session: Session, job: Job) -> bool:
     if session.scalar(waits_for_a_job) is not None:
         return False
     mine, theirs = aliased(JobLock), aliased(JobLock)
+    lets_it_pass = exists().where(JobDependency.job_id == Job.id, JobDependency.needs_id == job.id)
     somebody_was_first = (
         select(Job.id)
         .join(theirs, theirs.job_id == Job.id)
@@ -204,6 +224,7 @@ def _may_begin(session: Session, job: Job) -> bool:
             theirs.mode == "exclusive",
             Job.number < job.number,
             Job.state.in_(UNFINISHED),
+            ~lets_it_pass,
         )
         .limit(1)
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +17,10 @@ ATTEMPT = {"$attempt": True}
 """Stands in a job's variables for the number of the attempt, which is known when it begins."""
 PROGRESS = {"$progress": True}
 """Stands in a job's variables for the path of a file in which a module keeps a line that tells how far it is."""
+
+
+UNTIL_DONE = 1_000_000
+"""Attempts of a job that only ends when its work is done, or when somebody cancels it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ KINDS: dict[str, Kind] = {
         Kind("vm.disk", "vm/disk.yml"),
         Kind("vm.nic", "vm/nic.yml"),
         Kind("vm.migrate", "vm/migrate.yml"),
+        # Tried until it is done: what is broken stays so until then.
+        Kind("vm.mend", "vm/mend.yml", timeout=180.0, max_attempts=UNTIL_DONE),
         Kind("host.evacuate", "host/evacuate.yml"),
         Kind("vm.preflight", "vm/preflight.yml"),
         Kind("vm.snapshot", "vm/snapshot.yml"),
@@ -100,6 +107,7 @@ class Revision:
     exclusive: tuple[str, ...] = ()
     shared: tuple[tuple[str, int], ...] = ()
     needs: tuple[str, ...] = ()
+    not_before: datetime | None = None
 
 
 Finisher = Callable[[Session, Job, Outcome], None]

@@ -34,12 +34,14 @@ def submit(
     shared: Iterable[tuple[str, int]] = (),
     needs: Iterable[str] = (),
     not_before: datetime | None = None,
+    first: bool = False,
 ) -> Job:
     """Write down a job in the caller's writing transaction; after its commit, call `queue.ring([job.id])`.
 
     `exclusive` names resources that one job at a time may have (in the order of submission), `shared` those that
     `limit` jobs may have at once. `needs` are jobs that must have succeeded before. A secret in `variables` is the leaf
-    `{"$secret": id}`. Raises KeyError for an unknown kind, ValueError for a resource that is wanted twice.
+    `{"$secret": id}`. With `first` those that wait for its exclusive resources already let it go before them, and need
+    it: what it mends they rely on. Raises KeyError for an unknown kind, ValueError for a resource that is wanted twice.
     """
     of = kinds.KINDS[kind]
     chosen = settings.load()
@@ -70,6 +72,8 @@ def submit(
     session.add_all(locks)
     session.add_all(JobDependency(job_id=job.id, needs_id=needed) for needed in dict.fromkeys(needs))
     session.flush()
+    if first:
+        claim.let_pass(session, job)
     _tell(session, job, "created")
     session.info.setdefault(SUBMITTED, []).append(job.id)
     log.info("%s: submitted as %s, number %d", job.id, kind, job.number)
@@ -164,6 +168,7 @@ def close_or_revise(session: Session, job: Job, outcome: Outcome) -> list[str]:
     )
     for needed in revision.needs:
         session.merge(JobDependency(job_id=job.id, needs_id=needed))
+    job.not_before = revision.not_before
     session.flush()
     ready = claim.now_ready(session, job.id, resources)
     return list(dict.fromkeys([*to_ring, *requeue(session, job, revision.reason, counts=True), *ready]))

@@ -106,7 +106,8 @@ class Worker:
             with database.read() as session:
                 attempt = runner.prepare(session, job)
             hosts = ", ".join(target.name for target in attempt.targets) or "this machine"
-            report(Event("started", f"{job.kind} on {hosts}, attempt {number} of {job.max_attempts}"))
+            most = f" of {job.max_attempts}" if job.max_attempts < kinds.UNTIL_DONE else ""
+            report(Event("started", f"{job.kind} on {hosts}, attempt {number}{most}"))
             return runner.run(attempt, report, stop)
         except CannotRun as error:
             return RunEnd(kinds.failure(error.code, str(error), error.hint))

@@ -1,7 +1,6 @@
 """One light host: its folder, its boot, its end."""
 
 import shutil
-import subprocess
 import time
 import uuid
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import Any
 from virtfleet.lab import links, processes
 from virtfleet.lab.errors import LabError
 from virtfleet.lab.layout import LIBVIRT_PORT, HostLayout
-from virtfleet.lab.programs import environment, run
+from virtfleet.lab.programs import run
 
 DISK_BYTES = 20 * 1024**3  # sparse: it takes what is written
 BOOT_SECONDS = 30.0
@@ -115,18 +114,7 @@ def start(host: HostLayout, *, kvm: bool) -> None:
         *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
         *("tini", "--", "sh", *script),
     ]
-    with (host.folder / "log" / "boot.log").open("wb") as log:
-        subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd="/",
-            env=environment(mark=processes.mark(host.lab.id, host.name)),
-        ).returncode = (
-            0  # never waited for by Popen: the host outlives us; `processes.kill` reaps it if we are its parent
-        )
+    processes.start(host.lab.id, host.name, argv, host.folder / "log" / "boot.log")
 
 
 def wait_until_up(host: HostLayout) -> None:

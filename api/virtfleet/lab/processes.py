@@ -6,14 +6,15 @@ A host is a PID namespace. Its init (tini) is the *holder*: when it ends, the ke
 import os
 import select
 import signal
+import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from virtfleet.lab.errors import LabError
-from virtfleet.lab.programs import MARK
+from virtfleet.lab.programs import MARK, environment
 
 PROC = Path("/proc")
 
@@ -30,6 +31,20 @@ class Process:
 def mark(lab_id: str, host: str) -> str:
     """Return the value of the mark for the processes of one host."""
     return f"{lab_id}/{host}"
+
+
+def start(lab_id: str, host: str, argv: Sequence[str], log: Path) -> None:
+    """Start a host's first process, which carries the lab's mark and outlives us; what it says goes to `log`."""
+    with log.open("wb") as stream:
+        subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd="/",
+            env=environment(mark=mark(lab_id, host)),
+        ).returncode = 0  # never waited for by Popen; `kill` reaps it if we are its parent
 
 
 def _host_of(pid: int, lab_id: str) -> str | None:

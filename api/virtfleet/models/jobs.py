@@ -60,7 +60,8 @@ class JobDependency(Base):
 class JobLock(Base):
     """A lock a job needs. Held while `slot` is set: (resource, slot) is unique.
 
-    An exclusive lock uses slot 0; a shared one any slot below its limit. A resource is used one way only.
+    An exclusive lock uses slot 0; a shared one any slot below its limit. A resource is used one way only; but a shared
+    lock with limit 1 keeps out the exclusive ones while it is held, and no one waits behind it.
     """
 
     __tablename__ = "job_locks"

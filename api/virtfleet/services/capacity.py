@@ -63,7 +63,7 @@ def _taken(session: Session, hosts: Sequence[Host]) -> tuple[dict[str, Taken], d
         mine["memory_bytes"] += memory
         mine["pools"][pool] += disk
         of_zone[zone_id, pool] += disk
-    coming = select(Move.target_id, Vm.vcpus, Vm.memory_bytes, Vm.disk_bytes, Vm.pool).join(Vm, Vm.id == Move.vm_id)
+    coming = select(Move.target_id, Vm.vcpus, promised, Vm.disk_bytes, Vm.pool).join(Vm, Vm.id == Move.vm_id)
     for host_id, vcpus, memory, disk, pool in session.execute(coming.where(Vm.zone_id.in_(zones))):
         # Until it is there it takes room on both hosts; a shared pool has its disk once.
         there = taken[host_id]
@@ -71,6 +71,16 @@ def _taken(session: Session, hosts: Sequence[Host]) -> tuple[dict[str, Taken], d
         there["memory_bytes"] += memory
         there["pools"][pool] += disk
     return taken, of_zone
+
+
+def needs(vm: Vm) -> dict[str, Any]:
+    """Return what a machine takes of a host, as a request or a machine of the placement state has it."""
+    return {
+        "vcpus": vm.vcpus,
+        "memory_bytes": vm.promised_memory_bytes,
+        "disks": [{"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}],
+        "zone": vm.zone.name,
+    }
 
 
 def shares(host: Host, pool: str) -> bool:

@@ -12,6 +12,7 @@ from virtfleet.models import Host, Job, Vm
 from virtfleet.services import capacity, hosts, ledger
 from virtfleet.services.auth import Principal
 from virtfleet.services.hosts import HostUpdate
+from virtfleet.services.vms import creation
 from virtfleet.services.vms.migration import Step, Way, submit, why_not
 
 
@@ -63,25 +64,14 @@ def _plan(
     reasons = {vm.id: reason for vm in rows if vm.host_id == host.id and (reason := why_not(session, vm))}
     state = capacity.state(session, host.zone)
     state["vms"] = [
-        {
-            "id": vm.id,
-            "host": vm.host.name,
-            "vcpus": vm.vcpus,
-            "memory_bytes": vm.memory_bytes,
-            "disks": [{"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}],
-            "zone": vm.zone.name,
-            "stays": reasons.get(vm.id),
-        }
+        {"id": vm.id, "host": vm.host.name, **capacity.needs(vm), "stays": reasons.get(vm.id)}
         for vm in rows
         if vm.host_id == host.id
     ]
     try:
         plan = placement.drain(state, [host.name], policy if policy is not None else placement.DEFAULT_POLICY)
     except placement.SchemaError as error:
-        hint = f"Use one of {', '.join(sorted(placement.NAMED))}, or a mapping of a name and options."
-        raise Problem(
-            "invalid", f"The policy cannot be used: {error}.", hint, errors=[{"field": "policy", "message": str(error)}]
-        ) from error
+        raise creation.unusable_policy(error) from error
     return plan, vms, reasons
 
 

@@ -137,10 +137,7 @@ def _list_machines(session: Session, draft: Draft, rows: Sequence[Host]) -> None
             {
                 "id": vm.libvirt_name,
                 "host": on[vm.host_id].name,
-                "vcpus": vm.vcpus,
-                "memory_bytes": vm.promised_memory_bytes,
-                "disks": [{"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}],
-                "zone": draft.zone,
+                **capacity.needs(vm),
                 "stays": held,
             }
         )

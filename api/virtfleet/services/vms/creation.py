@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
 from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
 from sqlalchemy import select
@@ -67,12 +68,17 @@ def decide(
     try:
         return placement.place(state, requests, plan.policy, explain=True, all_or_nothing=True)
     except placement.SchemaError as error:
-        raise Problem(
-            "invalid",
-            f"The policy cannot be used: {error}.",
-            f"Use one of {', '.join(sorted(placement.NAMED))}, or a mapping of a name and options.",
-            errors=[{"field": "policy", "message": str(error)}],
-        ) from error
+        raise unusable_policy(error) from error
+
+
+def unusable_policy(error: placement.SchemaError) -> Problem:
+    """Return the problem of a policy that placement cannot read."""
+    return Problem(
+        "invalid",
+        f"The policy cannot be used: {error}.",
+        f"Use one of {', '.join(sorted(placement.NAMED))}, or a mapping of a name and options.",
+        errors=[{"field": "policy", "message": str(error)}],
+    )
 
 
 def no_room(decision: Mapping[str, Any]) -> Problem:
@@ -190,7 +196,7 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
         **({"max_memory": format_size(vm.max_memory_bytes)} if vm.max_memory_bytes is not None else {}),
         "disks": [
             {
-                "name": f"{vm.libvirt_name}-{vm.uuid[:8]}-root",
+                "name": f"{volume_prefix(vm.libvirt_name, vm.uuid)}root",
                 "pool": vm.pool,
                 "size": format_size(vm.disk_bytes),
                 "image": plan.image.volume,
@@ -278,14 +284,7 @@ def place_elsewhere(session: Session, vms: Sequence[Vm]) -> bool:
     """Move reservations to other hosts of the zone; False when not all of them fit elsewhere."""
     for vm in vms:
         state = capacity.state(session, vm.zone)
-        request = {
-            "id": vm.name,
-            "vcpus": vm.vcpus,
-            "memory_bytes": vm.promised_memory_bytes,
-            "disks": [{"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}],
-            "zone": vm.zone.name,
-            "exclude": [vm.host.name],
-        }
+        request = {**capacity.needs(vm), "id": vm.name, "exclude": [vm.host.name]}
         decision = placement.place(state, [request], named(vm.policy), explain=True)
         if not decision["fits"]:
             return False

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -65,7 +66,7 @@ def attach(session: Session, who: Principal, vm: Vm, new: NewDisk) -> Job:
         raise Problem("conflict", f"Vm {vm.name!r} has {MOST} further disks already.", "Detach one of them first.")
     pool = names.check(new.pool, "pool") if new.pool is not None else vm.pool
     if new.volume is None:
-        volume = f"{_prefix(vm)}data-{new.serial}"
+        volume = f"{volume_prefix(vm.libvirt_name, vm.uuid)}data-{new.serial}"
         _require_room(session, vm, pool, new.size_bytes or 0)
     else:
         volume = names.check(new.volume, "volume")
@@ -161,16 +162,12 @@ def _submit(
     return job
 
 
-def _prefix(vm: Vm) -> str:
-    return f"{vm.libvirt_name}-{vm.uuid[:8]}-"
-
-
 def _require_own(session: Session, who: Principal, volume: str) -> None:
     """Let people attach only what was made for a machine of their project; volumes have no owners of their own."""
     if who.admin:
         return
     own = session.scalars(select(Vm).where(Vm.project_id == who.project_id))
-    if not any(volume.startswith(f"{_prefix(vm)}data-") for vm in own):
+    if not any(volume.startswith(f"{volume_prefix(vm.libvirt_name, vm.uuid)}data-") for vm in own):
         detail = f"Volume {volume!r} was not made for a machine of your project."
         raise Problem("forbidden", detail, "Ask an administrator to attach it.")
 

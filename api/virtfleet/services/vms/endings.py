@@ -12,7 +12,7 @@ from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, backups, creation, disks, migration, nics, resizing, snapshots
+from virtfleet.services.vms import actions, backups, creation, disks, mending, migration, nics, resizing, snapshots
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -220,12 +220,50 @@ def moved(session: Session, job: Job, outcome: Outcome) -> None:
     """Note where each machine is now."""
     for _, vm in list(_vms(session, job)):
         item = _of_machine(outcome, vm)
+        if mending.holds(session, vm, job) and mending.is_wanted(job, outcome, vm, item):
+            mending.begin(session, vm, job, error_of(job, outcome, item) if outcome.state == "failed" else None)
+            tell(session, vm)
+            continue
         if not migration.settle(session, vm, job, item):
             continue
         if item is not None and not item.get("failed"):
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
             vm.error = None
         elif outcome.state != "succeeded":
+            vm.error = error_of(job, outcome, item)
+        tell(session, vm)
+
+
+@kinds.reviser("vm.mend")
+def mend_again(session: Session, job: Job, outcome: Outcome) -> Revision | None:
+    """Try again until it is done; the machine is free as soon as it is certain that it is where it was."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm) or {}
+        if item.get("on") == "nowhere":
+            return None
+        if mending.holds(session, vm, job):
+            if item.get("on") == "source":
+                mending.settle(session, vm, job, "source")
+            else:
+                mending.say_why(vm, error_of(job, outcome, item))
+            tell(session, vm)
+        return mending.again(session, vm, job, outcome)
+    return None
+
+
+@kinds.finisher("vm.mend")
+def mended(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note where the machine is, and free it; also when somebody gave it up: then the observer sees where it is."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm)
+        if not mending.holds(session, vm, job):
+            continue
+        if outcome.state == "succeeded" and item is not None:
+            mending.settle(session, vm, job, item["on"])
+            if vm.state != "deleting":
+                vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
+        else:
+            mending.settle(session, vm, job, None)
             vm.error = error_of(job, outcome, item)
         tell(session, vm)
 

@@ -20,7 +20,6 @@ from virtfleet.services.lookup import find
 from virtfleet.services.vms import creation
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
-LONGEST_TIMEOUT_SECONDS = 86400.0
 REST_SECONDS = 120.0
 """What a job gets besides the migrations themselves."""
 
@@ -122,19 +121,20 @@ def why_not(session: Session, vm: Vm) -> str | None:
     move = session.get(Move, vm.id)
     if move is not None:
         target = session.get_one(Host, move.target_id)
+        if session.get_one(Job, move.job_id).kind == "vm.mend":
+            return (
+                f"The migration of vm {vm.name!r} to {target.name!r} was broken off, and job {move.job_id} clears up."
+            )
         return f"Vm {vm.name!r} is on its way to host {target.name!r} already, by job {move.job_id}."
     return None
 
 
 def _place(session: Session, vm: Vm, pin: Host | None) -> Step:
     state = capacity.state(session, vm.zone)
-    disk = {"pool": vm.pool, "size_bytes": vm.disk_bytes, "overlay": True}
     request = {
+        **capacity.needs(vm),
+        **({"disks": []} if capacity.shares(vm.host, vm.pool) else {}),
         "id": vm.name,
-        "vcpus": vm.vcpus,
-        "memory_bytes": vm.memory_bytes,
-        "disks": [] if capacity.shares(vm.host, vm.pool) else [disk],
-        "zone": vm.zone.name,
         "host": pin.name if pin is not None else None,
         "exclude": [vm.host.name],
     }

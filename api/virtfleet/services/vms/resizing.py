@@ -120,7 +120,8 @@ def _pair(now: int | None, most: int | None, has: int, has_most: int | None, nam
 def _require_room(session: Session, vm: Vm, after: Mapping[str, Any]) -> None:
     promised = after["memory_bytes"] if after["max_memory_bytes"] is None else after["max_memory_bytes"]
     if after["vcpus"] > vm.vcpus or promised > vm.promised_memory_bytes or after["disk_bytes"] > vm.disk_bytes:
-        root = {"pool": vm.pool, "size_bytes": after["disk_bytes"], "overlay": True}
+        (root,) = capacity.needs(vm)["disks"]
+        root["size_bytes"] = after["disk_bytes"]
         require_room(session, vm, vcpus=after["vcpus"], memory_bytes=promised, disks=[root])
 
 
@@ -139,11 +140,11 @@ def require_room(
         if vm.pool in host["pools"]:
             host["pools"][vm.pool]["allocated_bytes"] -= int(vm.disk_bytes * settings.load().disk_ratio)
     request = {
+        **capacity.needs(vm),
         "id": vm.name,
         "vcpus": vcpus,
         "memory_bytes": memory_bytes,
         "disks": [dict(disk) for disk in disks],
-        "zone": vm.zone.name,
         "host": vm.host.name,
     }
     decision = placement.place(state, [request], placement.DEFAULT_POLICY, explain=True)

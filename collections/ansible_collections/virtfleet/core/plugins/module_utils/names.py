@@ -1,7 +1,10 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the name of a vm, volume, pool, network or image may look like: nothing that could be a path or markup."""
+"""What the name of a vm, volume, pool, network or image may look like: nothing that could be a path or markup.
+
+And how the names of a machine's own volumes begin.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,11 @@ def check_name(name: str, what: str) -> str:
             "invalid",
         )
     return name
+
+
+def volume_prefix(vm: str, uuid: str) -> str:
+    """Return how the names of the volumes begin that are made for a machine, so that none can be another machine's."""
+    return f"{vm}-{uuid[:8]}-"
 
 
 def check_path(path: str, what: str) -> str:

@@ -63,3 +63,8 @@ def about(size_bytes: int) -> str:
         if abs(size_bytes) >= 1024**power:
             return f"{size_bytes / 1024**power:.1f}".removesuffix(".0") + _BINARY[power]
     return f"{size_bytes}B"
+
+
+def parse_disk_size(text: str, what: str) -> int:
+    """Return the size of a disk in bytes, rounded up to a whole KiB: there is no smaller part of a qcow2 disk."""
+    return -(-parse_size(text, what) // 1024) * 1024

@@ -198,7 +198,7 @@ def _present(
             return images.describe(found)
         images.check_room(pool, source.data_bytes, wanted)
         if check:
-            return images.predict(name, params["pool"], source)
+            return images.predict(pool, name, source)
         return images.describe(images.import_file(connection, pool, name, source, deadline))
 
 

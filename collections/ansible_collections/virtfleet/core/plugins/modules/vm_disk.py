@@ -166,7 +166,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import check_serial, identity
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
-from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_size
+from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_disk_size
 
 SPEC: dict[str, Any] = {
     **COMMON,
@@ -214,7 +214,7 @@ def _wanted(params: dict[str, Any]) -> vm_disk.Wanted:
     for what in ("pool", "volume"):
         if params[what] is not None:
             check_name(params[what], what)
-    size, more = (params[each] and parse_size(params[each], f"{each} of a disk") for each in ("size", "grow_by"))
+    size, more = (params[each] and parse_disk_size(params[each], f"{each} of a disk") for each in ("size", "grow_by"))
     if size == 0 or more == 0:
         raise VirtfleetError(
             "grow a disk", "nothing is no size", "Give what it is to have, or leave it out.", "invalid"

@@ -18,6 +18,7 @@ description:
     machine runs on the target.
   - The migration is led by the source's libvirt. One whose task is killed goes on, and the next run takes it up; what a
     broken one left is removed. At the end the machine is defined on exactly one host, and it is checked that it is.
+  - With O(abort) nothing is moved; a migration that nobody wants any more is ended and cleared away.
 options:
   name:
     description: The name of the machine.
@@ -35,6 +36,12 @@ options:
   address:
     description: The target's address or name for memory and disks, if another network carries them.
     type: str
+  abort:
+    description:
+      - Whether to end a migration that is on its way instead, and to move nothing. What a broken one has left on either
+        side is removed. The machine stays where it is then, which RV(on) tells; one that has arrived is on the target.
+    type: bool
+    default: false
   live:
     description: Whether a running machine goes on running while it is moved. Otherwise it is paused meanwhile.
     type: bool
@@ -101,6 +108,13 @@ EXAMPLES = r"""
     shared_pools: [cluster]
     auto_converge: true
     timeout: 1800
+
+- name: End a migration, and clear away what it has left
+  virtfleet.core.vm_migrate:
+    uri: qemu+tls://h1.example.org/system
+    target_uri: qemu+tls://h2.example.org/system
+    name: web1
+    abort: true
 """
 
 RETURN = r"""
@@ -133,9 +147,16 @@ mended:
   returned: success
   type: list
   elements: str
+left:
+  description: Volumes (pool/name) made for the machine on the other side that something else there still needs.
+  returned: success, with O(abort)
+  type: list
+  elements: str
 "on":
-  description: Where the machine is after a failure, one of source, target, both, nowhere and unknown.
-  returned: failure
+  description:
+    - Where the machine is after a failure, one of source, target, both, nowhere and unknown. With O(abort) also after a
+      success, source or target.
+  returned: failure, and with O(abort)
   type: str
   sample: source
 """
@@ -146,13 +167,24 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import check_uri, opened_host
-from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration import move
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration import (
+    end,
+    is_surely_here,
+    move,
+    settle,
+)
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration_run import Progress, Wish
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about, parse_size
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+
+try:
+    from libvirt import libvirtError
+except ImportError:
+    libvirtError = OSError
 
 SPEC: dict[str, Any] = {
     **COMMON,
@@ -161,6 +193,7 @@ SPEC: dict[str, Any] = {
     "target_uri": {"type": "str", "required": True},
     "peer_uri": {"type": "str"},
     "address": {"type": "str"},
+    "abort": {"type": "bool", "default": False},
     "live": {"type": "bool", "default": True},
     "copy_storage": {"type": "bool", "default": True},
     "shared_pools": {"type": "list", "elements": "str", "default": []},
@@ -193,6 +226,9 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         post_copy=params["post_copy"],
     )
     whole, connecting = deadlines(params)
+    if params["abort"]:
+        with opened_host(params["uri"], connecting) as source:
+            return _abort(source, params, wish, check=check, deadline=whole)
     with (
         opened_host(params["uri"], connecting) as source,
         opened_host(params["target_uri"], whole.at_most(params["connect_timeout"])) as target,
@@ -205,8 +241,26 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         "verdict": moved.verdict.as_dict() if moved.verdict else None,
         "mended": moved.mended,
     }
+    if moved.verdict and moved.verdict.warnings:
+        values["warnings"] = [f"Machine {moved.vm['name']}: {text}." for text in moved.verdict.warnings]
     before = {"name": moved.vm["name"], "on": moved.before}
     return Result(moved.changed, values, before, {**before, "on": "target"})
+
+
+def _abort(source: Any, params: dict[str, Any], wish: Wish, *, check: bool, deadline: Deadline) -> Result:
+    """End what is on its way, then put both sides right: the first does not need the target."""
+    try:
+        ended = end(source, wish, check=check, deadline=deadline)
+        with opened_host(params["target_uri"], deadline.at_most(params["connect_timeout"])) as target:
+            moved = settle(source, target, wish, check=check, deadline=deadline, ended=ended)
+    except (VirtfleetError, libvirtError) as error:
+        failed = error if isinstance(error, VirtfleetError) else translate(error, wish.goal)
+        failed.values.setdefault("on", "source" if is_surely_here(source, wish) else "unknown")
+        failed.values.setdefault("cleaned", False)
+        raise failed from error
+    values = {"vm": moved.vm, "migration": None, "verdict": None, "mended": moved.mended, "on": moved.on}
+    before = {"name": moved.vm["name"], "mended": []}
+    return Result(moved.changed, {**values, "left": moved.left}, before, {**before, "mended": moved.mended})
 
 
 def _bandwidth(text: str | None) -> int | None:

@@ -71,6 +71,7 @@ verdicts:
   description:
     - One for each of O(targets), in that order. C(checks) has for each of host, identity, machine_type, cpu, memory,
       networks, devices, state, names, ports and disks one of ok, refused and unknown; what is unknown refuses nothing.
+      C(warnings) are sentences about what may go wrong although nothing refuses it.
       C(disks) tells of each disk whether it is shared, mirrored (by QEMU, while the machine runs) or copied.
     - The codes of C(reasons) are same_host, host_unreachable, host_frozen, name_taken, architecture, virtualization,
       machine_type, cpu, memory, network_missing, bridge_missing, host_device, saved_state, has_snapshots,
@@ -85,6 +86,7 @@ verdicts:
       reasons:
         - code: bridge_missing
           text: the target has no bridge vmbr0
+      warnings: []
       checks:
         networks: refused
       disks:
@@ -139,7 +141,8 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
                     verdict = migration.judge(source, target, domain, wish).as_dict()
             except VirtfleetError as error:
                 reason = {"code": error.code, "text": error.obstacle}
-                verdict = {"ok": False, "reasons": [reason], "checks": {"host": "refused"}, "disks": []}
+                checks = {"host": "refused"}
+                verdict = {"ok": False, "reasons": [reason], "warnings": [], "checks": checks, "disks": []}
             verdicts.append({"host": each["name"] or each["uri"], **verdict})
     return Result(False, {"verdicts": verdicts})
 

@@ -32,6 +32,7 @@ options:
       - The size that a machine sees, with a unit, such as V(10GiB). Needed for an empty volume; otherwise the size of
         O(image), O(copy_of) or O(src), unless more is asked for.
       - An existing volume that is smaller is grown. Asking for less than it has is an error.
+      - It is rounded up to a whole KiB.
     type: str
   format:
     description:
@@ -121,7 +122,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_recipe
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
-from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_size
+from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_disk_size
 
 SPEC: dict[str, Any] = {
     **COMMON,
@@ -148,7 +149,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         copy_of = params["copy_of"]
         recipe = volume_recipe.Recipe(
             name,
-            size_bytes=parse_size(params["size"], "the size of a volume") if params["size"] is not None else None,
+            size_bytes=parse_disk_size(params["size"], "the size of a volume") if params["size"] is not None else None,
             format=params["format"],
             image=params["image"],
             original=(copy_of["pool"] or pool_name, copy_of["name"]) if copy_of else None,

@@ -132,11 +132,12 @@ def describe(found: Found) -> dict[str, Any] | None:
     }
 
 
-def predict(name: str, pool_name: str, source: Source) -> dict[str, Any]:
-    """Return what `describe` will tell once a source is imported, save the path that libvirt chooses."""
+def predict(pool: libvirt.virStoragePool, name: str, source: Source) -> dict[str, Any]:
+    """Return what `describe` will tell once a source is imported."""
     return {
         "name": name,
-        "pool": pool_name,
+        "pool": pool.name(),
+        "path": f"{pools.settings(pool)['path']}/{name}",  # a pool of files names them so
         "format": source.image.format,
         "virtual_size_bytes": source.image.virtual_size_bytes,
         "size_bytes": source.size_bytes,

@@ -25,6 +25,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.mig
     Progress,
     Report,
     Wish,
+    cut_off,
     is_incoming,
     is_leaving,
     is_left_waiting,
@@ -43,7 +44,7 @@ except ImportError:
 
 @dataclass
 class Moved:
-    """What was done, or in check mode would be. `before` is the side that it was on: source or target."""
+    """What was done, or in check mode would be. `before` is the side it was on, `on` where it is: source or target."""
 
     changed: bool
     vm: dict[str, Any]
@@ -51,6 +52,9 @@ class Moved:
     migration: dict[str, Any] | None = None
     verdict: Verdict | None = None
     mended: list[str] = field(default_factory=list)
+    on: str = "target"
+    left: list[str] = field(default_factory=list)
+    """Volumes on the other side that were made for it and could not be removed."""
 
 
 def move(
@@ -67,6 +71,40 @@ def move(
     Raises VirtfleetError; its `values["on"]` says where the machine is then: source, target, both, nowhere or unknown.
     """
     return _Move(source, target, wish, check=check, deadline=deadline, report=report).run()
+
+
+def end(source: libvirt.virConnect, wish: Wish, *, check: bool, deadline: Deadline) -> bool:
+    """End a migration of the machine that is on its way; tell whether there was one. Needs no word of the target.
+
+    It may come to its good end meanwhile: `settle` says which it was. Raises VirtfleetError.
+    """
+    here = vms.find(source, wish.name, wish.uuid)
+    if here is None or not is_leaving(here):
+        return False
+    if not check:
+        cut_off(here, wish.goal, deadline)
+    return True
+
+
+def settle(
+    source: libvirt.virConnect, target: libvirt.virConnect, wish: Wish, *, check: bool, deadline: Deadline, ended: bool
+) -> Moved:
+    """Put right what a broken migration has left, wherever the machine has come to; nothing is moved.
+
+    `ended`: one that was on its way has just been ended (`end`). Raises VirtfleetError, as `move` does.
+    """
+    settling = _Move(source, target, wish, check=check, deadline=deadline, report=lambda _progress: None)
+    if ended:
+        settling.mended.append("a migration that was on its way was ended")
+    return settling.settle()
+
+
+def is_surely_here(source: libvirt.virConnect, wish: Wish) -> bool:
+    """Tell by the source alone whether the machine is there, so that whatever the target has of it is nothing."""
+    with contextlib.suppress(VirtfleetError, libvirtError):
+        here = vms.find(source, wish.name, wish.uuid)
+        return here is not None and bool(here.isActive()) and not is_leaving(here) and not is_left_waiting(here)
+    return False
 
 
 class _Move:
@@ -110,6 +148,39 @@ class _Move:
             if moved is not None:
                 return moved
         return self._migrate(here, began)
+
+    def settle(self) -> Moved:
+        """Find the machine, and take away what is on the other side."""
+        here = vms.find(self.source, self.wish.name, self.wish.uuid)
+        uuid = here.UUIDString() if here is not None else self.wish.uuid
+        there = vms.find(self.target, None if uuid else self.wish.name, uuid)
+        if here is None:
+            moved = self._is_there(there, None)
+        else:
+            arrived = there is not None and not there.isActive()
+            moved = (self._meet(here, there) if there is not None else None) or self._stays(here, arrived=arrived)
+        side = self.source if moved.on == "target" else self.target
+        other = self.target if moved.on == "target" else self.source
+        if not self.check:
+            still = storage.leftovers(side, other, moved.vm, self.wish.shared_pools)
+            moved.left = [f"{disk.pool}/{disk.volume}" for disk in still]
+        moved.changed = bool(self.mended)
+        return moved
+
+    def _stays(self, here: libvirt.virDomain, *, arrived: bool) -> Moved:
+        """Free a machine that is on the source of what the target has of it."""
+        if is_left_waiting(here) and not arrived:
+            # Paused to be handed over, and never taken: otherwise the target would know it.
+            if not self.check:
+                vms.resume(here)
+            self.mended.append("it was paused to be handed over, and goes on")
+        machine = vms.describe(here)
+        left = storage.leftovers(self.target, self.source, machine, self.wish.shared_pools)
+        if left:
+            if not self.check:
+                storage.discard(self.target, left)
+            self.mended.append("volumes that the migration had made on the target were removed")
+        return Moved(False, machine, "source", mended=self.mended, on="source")
 
     # Where it is, and what an earlier run left.
 
@@ -285,6 +356,7 @@ def judge(
         domain,
         peer_uri=wish.peer_uri,
         address=wish.address,
+        live=wish.live,
         shared_pools=wish.shared_pools,
         may_copy=wish.copy_storage,
     )

@@ -108,6 +108,18 @@ def is_leaving(domain: libvirt.virDomain) -> bool:
     return said.get("type") in kinds and outgoing
 
 
+def cut_off(domain: libvirt.virDomain, goal: str, deadline: Deadline) -> None:
+    """End a migration; it may come to its good end meanwhile. Raises VirtfleetError `timeout`."""
+    while is_leaving(domain):
+        if deadline.passed:
+            text = f"its migration could not be ended within {deadline.seconds:g} s"
+            hint = "Look at it on the source: virsh domjobinfo. One in post-copy has to come to its end."
+            raise VirtfleetError(goal, text, hint, "timeout", values={"on": "unknown"})
+        with contextlib.suppress(libvirtError):
+            domain.abortJob()  # again and again: early on libvirt cannot take it yet
+        time.sleep(POLL_SECONDS)
+
+
 def stopped(goal: str) -> VirtfleetError:
     """Return the error of a run that was told to end."""
     hint = "Run the same again to have it moved."

@@ -20,6 +20,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -87,7 +88,7 @@ class StoragePlan:
 
     def made_for(self, machine: dict[str, Any]) -> tuple[list[DiskMove], list[DiskMove]]:
         """Return the copied disks that were made for a machine and go with it, and those that only were attached."""
-        prefix = vms.volume_prefix(machine["name"], machine["uuid"])
+        prefix = volume_prefix(machine["name"], machine["uuid"])
         listed = {(each["pool"], each["name"]) for each in machine["made_volumes"]}
         own = [disk for disk in self.copied if disk.volume.startswith(prefix) or (disk.pool, disk.volume) in listed]
         return own, [disk for disk in self.copied if disk not in own]
@@ -211,10 +212,10 @@ def _plan_copy(
     there = volumes.find(pool, name)
     if there is not None and disk["read_only"]:
         same = volumes.describe(there)["capacity_bytes"] == described["capacity_bytes"]
-        if same and not name.startswith(vms.volume_prefix(machine["name"], machine["uuid"])):
+        if same and not name.startswith(volume_prefix(machine["name"], machine["uuid"])):
             planned.disks.append(DiskMove(disk["target"], pool_name, name, described["path"], "shared"))
             return  # an ISO image that each host has
-    if there is not None and not name.startswith(vms.volume_prefix(machine["name"], machine["uuid"])):
+    if there is not None and not name.startswith(volume_prefix(machine["name"], machine["uuid"])):
         text = f"the target's pool {pool_name} has a volume {name} already, and it was not made for this machine"
         planned.refusals.append(Refusal("disk_exists", text))
         return
@@ -421,7 +422,9 @@ def leftovers(
     in_use = {disk["source"] for disk in machine["disks"]}
     found = []
     proven: dict[str, bool] = {}
-    for each in vms.leftovers(source, machine["name"], machine["uuid"]):
+    by_name = vms.leftovers(source, machine["name"], machine["uuid"])
+    listed = [{"pool": each["pool"], "name": each["name"]} for each in machine["made_volumes"]]
+    for each in by_name + [volume for volume in listed if volume not in by_name]:
         pool = pools.find(source, each["pool"])
         volume = volumes.find(pool, each["name"]) if pool is not None else None
         if volume is None or volume.path() not in in_use or each["pool"] in shared_pools:

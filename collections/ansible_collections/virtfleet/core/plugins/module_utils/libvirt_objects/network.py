@@ -287,7 +287,7 @@ def _dhcp_of(ip: ET.Element) -> dict[str, Any] | None:
 
 def _checked_dhcp(
     interface: ipaddress.IPv4Interface, dhcp: dict[str, Any], wrong: Callable[[str, str], VirtfleetError]
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     def inside(text: str) -> str:
         try:
             address = ipaddress.IPv4Address(text)
@@ -318,6 +318,8 @@ def _checked_dhcp(
     for key in ("mac", "address"):
         if len({host[key] for host in hosts}) != len(hosts):
             raise wrong(f"two entries of dhcp.hosts have the same {key}", "Each must have its own.")
+    if start is None and not hosts:
+        return None  # libvirt keeps nothing of a service that gives nothing
     return {"start": start, "end": end, "hosts": sorted(hosts, key=lambda host: str(host["mac"]))}
 
 

@@ -22,6 +22,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 try:
@@ -79,7 +80,7 @@ def as_new(connection: libvirt.virConnect, origin: Origin, new: New, deadline: D
     Disks that the backup has not (its seed among them) are left out. Raises VirtfleetError; what was made is removed.
     """
     wanted = f"restore backup {origin.manifest['name']} as machine {new.name}"
-    prefix = vms.volume_prefix(new.name, new.uuid)
+    prefix = volume_prefix(new.name, new.uuid)
     targets = [disk["target"] for disk in origin.manifest["disks"]]
     labels = ["root", *(f"disk{number}" for number in range(1, len(targets)))]
     copies = [_Copy(target, new.pool, f"{prefix}{label}") for target, label in zip(targets, labels, strict=True)]
@@ -110,7 +111,7 @@ def in_place(domain: libvirt.virDomain, origin: Origin, deadline: Deadline) -> N
     before = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
     machine = vms.describe(domain)
     old = {disk["target"]: disk["source"] for disk in vms.written_disks(machine)}
-    prefix = vms.volume_prefix(domain.name(), domain.UUIDString())
+    prefix = volume_prefix(domain.name(), domain.UUIDString())
     place, copies, renamed = None, [], {}
     for disk in origin.manifest["disks"]:
         try:

@@ -20,6 +20,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import r
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import AGENT_CHANNEL
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline, wait_for
 
 try:
@@ -354,11 +355,6 @@ def leftovers(connection: libvirt.virConnect, name: str, uuid: str) -> list[dict
         for volume in pool.listVolumes()
         if volume.startswith(prefix) and _OWN_VOLUME.fullmatch(volume.removeprefix(prefix))
     ]
-
-
-def volume_prefix(name: str, uuid: str) -> str:
-    """Return how the names of a machine's own volumes begin."""
-    return f"{name}-{uuid[:8]}-"
 
 
 def _active_pools(connection: libvirt.virConnect) -> Iterator[libvirt.virStoragePool]:

@@ -21,8 +21,8 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done, Wanted, source_of
-from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
-from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_size
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, volume_prefix
+from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_disk_size
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 try:
@@ -179,7 +179,7 @@ class _Plan:
         if disk["name"] is not None:
             return check_name(disk["name"], "volume")
         label = "root" if number == 0 else f"disk{number}"
-        return f"{vms.volume_prefix(self._wanted.name, self._uuid)}{label}"
+        return f"{volume_prefix(self._wanted.name, self._uuid)}{label}"
 
     def _check_disk(
         self, pool: libvirt.virStoragePool, disk: dict[str, Any], name: str
@@ -208,7 +208,7 @@ class _Plan:
 
     def _is_leftover(self, name: str) -> bool:
         """Tell whether only an earlier attempt at this very machine can have made it: the name holds the UUID."""
-        return name.startswith(vms.volume_prefix(self._wanted.name, self._uuid))
+        return name.startswith(volume_prefix(self._wanted.name, self._uuid))
 
     def _make_disk(self, number: int, disk: dict[str, Any], undo: _Undo) -> None:
         pool, name = self._pool(disk["pool"]), self._disk_name(number, disk)
@@ -235,7 +235,7 @@ class _Plan:
         base: libvirt.virStorageVol | None,
         undo: _Undo,
     ) -> libvirt.virStorageVol:
-        size = parse_size(disk["size"], "the size of a disk") if disk["size"] is not None else None
+        size = parse_disk_size(disk["size"], "the size of a disk") if disk["size"] is not None else None
         undo.add(lambda: volumes.delete(pool, name))
         try:
             if base is not None:
@@ -255,7 +255,7 @@ class _Plan:
     def _make_seed(self, files: dict[str, bytes], undo: _Undo) -> None:
         first = (self._options["disks"] or [{}])[0]
         pool = self._pool(first.get("pool") or "default")
-        name = f"{vms.volume_prefix(self._wanted.name, self._uuid)}seed.iso"
+        name = f"{volume_prefix(self._wanted.name, self._uuid)}seed.iso"
         self._clear(pool, volumes.find(pool, name))
         undo.add(lambda: volumes.delete(pool, name))
         volume = volumes.write_bytes(pool, name, seed.image(files))

@@ -9,7 +9,7 @@ Used where no database knows better: the filters decide on what the hosts say at
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import (
@@ -116,6 +116,28 @@ def host_from_info(
     return host
 
 
+def hosts_of_infos(host_infos: object, parse_size: ParseSize, **ratios: float) -> list[tuple[dict[str, Any], Any, str]]:
+    """Return each `host_info` value as a host of the schema, with the value itself and its path. Raises SchemaError."""
+    return [
+        (host_from_info(info, path, parse_size, **ratios), info, path) for info, path in list_of(host_infos, "hosts")
+    ]
+
+
+def homes_of(machine: Mapping[str, Any], infos: Iterable[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the live hosts that have a machine, each with what it says of it; where it runs first.
+
+    It is looked up by UUID, or by name where none is given or known.
+    """
+    wanted, found = str(machine.get("uuid") or "").lower(), []
+    for info in infos:
+        for other in (info.get("machines") or []) if info.get("live", True) else []:
+            uuid = str(other.get("uuid") or "").lower()
+            if wanted == uuid if wanted and uuid else machine.get("name") == other.get("name"):
+                found.append((str(info["name"]), other))
+                break
+    return sorted(found, key=lambda home: home[1].get("state") != "running")
+
+
 def _disks(machine: Mapping[str, Any], path: str, parse_size: ParseSize) -> list[dict[str, Any]]:
     disks = []
     for disk, where in list_of(machine.get("disks") or [], f"{path}.disks"):
@@ -153,20 +175,6 @@ def request_from_machine(value: object, path: str, parse_size: ParseSize) -> dic
     }
 
 
-def _homes(machine: Mapping[str, Any], hosts: list[tuple[Any, str]]) -> list[str]:
-    """Return the names of the hosts on which a machine exists already: by UUID, or by name where none is given."""
-    wanted = str(machine.get("uuid") or "").lower()
-    homes = []
-    for info, _path in hosts:
-        for other in (info.get("machines") if isinstance(info, Mapping) else None) or []:
-            uuid = str(other.get("uuid") or "").lower()
-            same = wanted == uuid if wanted and uuid else machine.get("name") == other.get("name")
-            if same:
-                homes.append(str(info["name"]))
-                break
-    return homes
-
-
 def state_of_hosts(
     host_infos: object,
     parse_size: ParseSize,
@@ -183,14 +191,13 @@ def state_of_hosts(
     what a host does not know: `groups`, `domain`, `exclude`, `tags`, `movable`, `stays` and `disks` (as module `vm`
     takes them). Raises SchemaError.
     """
-    infos = list_of(host_infos, "hosts")
     ratios = {"vcpu_ratio": vcpu_ratio, "memory_ratio": memory_ratio, "disk_ratio": disk_ratio}
-    hosts = [host_from_info(info, path, parse_size, **ratios) for info, path in infos]
+    hosts = hosts_of_infos(host_infos, parse_size, **ratios)
     if machines is not None and not isinstance(machines, Mapping):
         raise SchemaError("machines", f"a mapping by name is wanted, not {machines!r}")
     more = dict(machines or {})
     found: list[tuple[str, Mapping[str, Any], dict[str, Any]]] = []
-    for (info, path), host in zip(infos, hosts, strict=True):
+    for host, info, path in hosts:
         for machine, where in list_of((host["live"] is not False and info.get("machines")) or [], f"{path}.machines"):
             if not isinstance(machine, Mapping):
                 raise SchemaError(where, f"a mapping is wanted, not {machine!r}")
@@ -216,7 +223,8 @@ def state_of_hosts(
                 "disks": _disks(given, path, parse_size),
             }
         )
-    return {"schema_version": SCHEMA_VERSION, "hosts": hosts, "vms": vms, "groups": groups or []}
+    known = [host for host, _info, _path in hosts]
+    return {"schema_version": SCHEMA_VERSION, "hosts": known, "vms": vms, "groups": groups or []}
 
 
 def place_machines(
@@ -240,22 +248,14 @@ def place_machines(
     A machine that exists already stays where it is and is not charged again, so that a second run changes nothing; one
     that is pinned to another host than the one it stands on is not placed. Raises SchemaError.
     """
-    hosts = list_of(host_infos, "hosts")
+    ratios = {"vcpu_ratio": vcpu_ratio, "memory_ratio": memory_ratio, "disk_ratio": disk_ratio}
+    hosts = hosts_of_infos(host_infos, parse_size, **ratios)
+    infos = [info for _host, info, _path in hosts]
     state = {
         "schema_version": SCHEMA_VERSION,
         "cursor": cursor,
         "groups": groups or [],
-        "hosts": [
-            host_from_info(
-                info,
-                path,
-                parse_size,
-                vcpu_ratio=vcpu_ratio,
-                memory_ratio=memory_ratio,
-                disk_ratio=disk_ratio,
-            )
-            for info, path in hosts
-        ],
+        "hosts": [host for host, _info, _path in hosts],
     }
     requests: list[dict[str, Any]] = []
     staying: list[dict[str, Any]] = []
@@ -267,7 +267,7 @@ def place_machines(
         if name in named:
             raise SchemaError(f"{path}.name", f"{name!r} was given before")
         named[name] = machine
-        homes, pin = _homes(machine, hosts), request["host"]
+        homes, pin = [home for home, _machine in homes_of(machine, infos)], request["host"]
         if not homes:
             requests.append(request)
         elif pin is None or pin in homes:

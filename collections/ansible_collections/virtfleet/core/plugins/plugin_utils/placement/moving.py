@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError, list_of, name_of
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.doors import SchemaError, list_of
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.drain import drain
-from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.live_hosts import ParseSize, host_from_info
+from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.live_hosts import (
+    ParseSize,
+    homes_of,
+    hosts_of_infos,
+)
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.placing import place
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.policies import DEFAULT_POLICY
 from ansible_collections.virtfleet.core.plugins.plugin_utils.placement.schema import SCHEMA_VERSION
-
-Home = tuple[str, Mapping[str, Any]]
 
 
 def moves(
@@ -34,8 +36,8 @@ def moves(
     no move, except for its host `from`, which may have something left of it. What cannot move is in `left`. Disks
     count nothing here: whether they must be copied shows when the machine is looked at. Raises SchemaError.
     """
-    hosts = list_of(host_infos, "hosts")
-    infos = {name_of(_mapping(info, path).get("name"), f"{path}.name"): info for info, path in hosts}
+    hosts = hosts_of_infos(host_infos, parse_size, vcpu_ratio=vcpu_ratio, memory_ratio=memory_ratio, disk_ratio=1.0)
+    infos = {host["name"]: info for host, info, _path in hosts}
     found: list[dict[str, Any]] = []
     left: list[dict[str, Any]] = []
     requests: list[dict[str, Any]] = []
@@ -45,7 +47,7 @@ def moves(
         if not label:
             raise SchemaError(path, "a name or a uuid is wanted")
         to, came_from = vm.get("to"), vm.get("from")
-        homes = _homes(vm, infos)
+        homes = homes_of(vm, infos.values())
         sources = [home for home in homes if home[0] != to]
         if to is not None and to not in infos:
             left.append({"vm": label, "text": f"{label} cannot go to {to}: there is no such host"})
@@ -59,7 +61,7 @@ def moves(
             # There already: its old host only looks whether an earlier run has left something.
             text = f"{label} is on {to} already"
             found.append({**_move(label, homes[0][1], str(came_from), to), "text": text})
-    state = _state(infos, parse_size, vcpu_ratio=vcpu_ratio, memory_ratio=memory_ratio)
+    state = _state(hosts)
     decision = place(state, requests, policy, explain=True)
     for placed in decision["placements"]:
         move = found[int(placed["request"])]
@@ -85,9 +87,9 @@ def evacuation(
 
     Raises SchemaError.
     """
-    hosts = list_of(host_infos, "hosts")
-    infos = {name_of(_mapping(info, path).get("name"), f"{path}.name"): info for info, path in hosts}
-    state = _state(infos, parse_size, vcpu_ratio=vcpu_ratio, memory_ratio=memory_ratio)
+    hosts = hosts_of_infos(host_infos, parse_size, vcpu_ratio=vcpu_ratio, memory_ratio=memory_ratio, disk_ratio=1.0)
+    infos = {host["name"]: info for host, info, _path in hosts}
+    state = _state(hosts)
     known = {}
     for name, info in infos.items():
         for machine in _machines(info):
@@ -120,18 +122,6 @@ def _machines(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return list(info.get("machines") or []) if info.get("live", True) else []
 
 
-def _homes(vm: Mapping[str, Any], infos: Mapping[str, Any]) -> list[Home]:
-    """Return where a machine is, where it runs first: by UUID, or by name where none is given."""
-    uuid, name = str(vm.get("uuid") or "").lower(), vm.get("name")
-    found = [
-        (host, machine)
-        for host, info in infos.items()
-        for machine in _machines(info)
-        if (machine["uuid"] == uuid if uuid else machine["name"] == name)
-    ]
-    return sorted(found, key=lambda home: home[1].get("state") != "running")
-
-
 def _move(label: str, machine: Mapping[str, Any], source: str, to: object) -> dict[str, Any]:
     named = {"vm": label, "name": machine["name"], "uuid": machine["uuid"]}
     return {**named, "from": source, "to": to, "by": source, "text": ""}
@@ -150,12 +140,5 @@ def _request(
     }
 
 
-def _state(
-    infos: Mapping[str, Any], parse_size: ParseSize, *, vcpu_ratio: float, memory_ratio: float
-) -> dict[str, Any]:
-    ratios = {"vcpu_ratio": vcpu_ratio, "memory_ratio": memory_ratio, "disk_ratio": 1.0}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "hosts": [host_from_info(info, f"hosts[{name}]", parse_size, **ratios) for name, info in infos.items()],
-        "vms": [],
-    }
+def _state(hosts: list[tuple[dict[str, Any], Any, str]]) -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, "hosts": [host for host, _info, _path in hosts], "vms": []}

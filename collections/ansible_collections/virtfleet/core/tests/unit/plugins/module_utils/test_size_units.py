@@ -6,7 +6,12 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
-from ansible_collections.virtfleet.core.plugins.module_utils.units import about, format_size, parse_size
+from ansible_collections.virtfleet.core.plugins.module_utils.units import (
+    about,
+    format_size,
+    parse_disk_size,
+    parse_size,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,3 +94,8 @@ def test_about_rounds_for_a_sentence() -> None:
     assert about(25276514304) == "23.5GiB"
     assert about(10 * GIB) == "10GiB"
     assert about(500) == "500B"
+
+
+@pytest.mark.parametrize(("text", "size"), [("1B", 1024), ("1KiB", 1024), ("1025B", 2048), ("10GiB", 10 * 1024**3)])
+def test_the_size_of_a_disk_is_rounded_up_to_what_every_format_can_have(text: str, size: int) -> None:
+    assert parse_disk_size(text, "the size of a disk") == size
