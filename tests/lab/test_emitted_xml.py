@@ -61,6 +61,9 @@ POOLS = st.one_of(
             "source": st.fixed_dictionaries({"host": st.sampled_from(["files.example", "10.0.0.7"]), "dir": PATHS}),
         }
     ),
+    st.fixed_dictionaries(
+        {"type": st.just("fs"), "path": PATHS, "source": st.fixed_dictionaries({"device": st.just("/dev/vdb1")})}
+    ),
     st.fixed_dictionaries({"type": st.just("logical"), "source": st.fixed_dictionaries({"name": st.just("vg0")})}),
 )
 
@@ -101,11 +104,17 @@ DHCP = st.builds(
     st.sampled_from([{}, {"start": "10.99.0.210", "end": "10.99.0.220"}]),
     RESERVED,
 )
+DNS = st.sampled_from([[], [{"address": "10.99.0.9", "names": ["b", "a.example"]}]]).map(copy.deepcopy)
 NETWORKS = st.one_of(
     st.fixed_dictionaries({"mode": st.just("bridge"), "bridge": st.sampled_from(["vmbr0", "br_x.7", "b"])}),
     st.fixed_dictionaries(
         {"mode": st.sampled_from(["nat", "routed", "isolated"]), "address": st.just("10.99.0.1/24")},
-        optional={"bridge": st.just("truthbr0"), "domain": st.sampled_from(["lab.example", "x"]), "dhcp": DHCP},
+        optional={
+            "bridge": st.just("truthbr0"),
+            "domain": st.sampled_from(["lab.example", "x"]),
+            "dhcp": DHCP,
+            "dns": DNS,
+        },
     ),
     st.just({"mode": "isolated"}),
 )

@@ -484,3 +484,46 @@ def test_hostile_text_in_the_import_playbook_is_refused_and_never_run(lab: Lab, 
         assert {one["image"]["complete"] for one in results.values()} == {False}
         assert all(one["image"]["msg"] for one in results.values())
     assert not witness.exists()
+
+
+def test_names_and_reserved_addresses_change_in_a_network_that_runs_on(host: str) -> None:
+    nat: dict[str, Any] = {"name": "t-net", "mode": "nat", "address": "192.168.179.1/24"}
+    nat["dhcp"] = {"start": "192.168.179.10", "end": "192.168.179.20"}
+    try:
+        call("network", host, **nat)
+        with opened_host(host, Deadline(20)) as connection:
+            network = connection.networkLookupByName("t-net")
+            names = [{"address": "192.168.179.5", "names": ["db.example"]}]
+            hosts = [{"mac": "52:54:00:00:00:0a", "address": "192.168.179.6"}]
+            done = call("network", host, **{**nat, "dns": names, "dhcp": {**nat["dhcp"], "hosts": hosts}})
+            assert {entry["effect"] for entry in done.values["plan"]} == {"live"}
+            assert done.values["leases"] == []
+            for document in (network.XMLDesc(0), network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)):
+                assert "db.example" in document
+                assert "192.168.179.6" in document
+            call("network", host, **nat)
+            assert "db.example" not in network.XMLDesc(0)
+    finally:
+        call("network", host, name="t-net", state="absent")
+
+
+def test_a_file_system_on_a_device_is_mounted_as_a_pool_and_never_made(host: str, tmp_path: Path) -> None:
+    file = tmp_path / "disk.img"
+    file.touch()
+    os.truncate(file, 16 * MIB)
+    subprocess.run(["mke2fs", "-q", str(file)], check=True)
+    made = subprocess.run(["losetup", "-f", "--show", str(file)], check=True, capture_output=True, text=True)
+    options: dict[str, Any] = {"name": "t-fs", "type": "fs", "path": "/var/lib/libvirt/t-fs"}
+    options["source"] = {"device": made.stdout.strip()}
+    try:
+        predicted, done = (call("pool", host, check=check, **options) for check in (True, False))
+        assert predicted.after == done.after
+        assert 8 * MIB < done.values["pool"]["capacity_bytes"] < 16 * MIB
+        assert not call("pool", host, **options).changed
+        call("volume", host, pool="t-fs", name="t-v", size="1MiB")
+        with pytest.raises(VirtfleetError, match=r"it holds 1 volume \(t-v"):
+            call("pool", host, name="t-fs", state="absent")
+        call("volume", host, pool="t-fs", name="t-v", state="absent")
+    finally:
+        call("pool", host, name="t-fs", state="absent", delete_content=True)
+        subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)

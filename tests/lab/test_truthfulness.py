@@ -145,6 +145,8 @@ NAT: Options = {
 }
 HOSTS = [{"mac": MAC, "address": "192.168.177.3", "name": "db1"}]
 
+NAMES = [{"address": "192.168.177.9", "names": ["x", "a.example"]}, {"address": "10.0.0.1", "names": ["far"]}]
+
 
 def both(*cases: Case) -> list[Case]:
     """Return the cases for the test driver and, once more, for a real host."""
@@ -170,6 +172,8 @@ NETWORK_CASES = both(
     Case("network", {"name": NAT["name"]}, (("network", {**NAT, "state": "inactive"}),), label="started"),
     Case("network", {**NAT, "dhcp": None, "restart": True}, (("network", NAT),), label="changed"),
     Case("network", {**NAT, "dhcp": {**NAT["dhcp"], "hosts": HOSTS}}, (("network", NAT),), label="dhcp-host"),
+    Case("network", {**NAT, "dns": NAMES}, (("network", NAT),), label="dns"),
+    Case("network", {**NAT, "dns": NAMES[:1]}, (("network", {**NAT, "dns": NAMES}),), label="dns-removed"),
     Case("network", {"name": NAT["name"], "mode": "bridge", "bridge": "vmbr0"}, label="bridge"),
     Case("network", NAT, (("network", NAT),), changes=False, label="present"),
     Case("network", {"name": NAT["name"], "state": "absent"}, (("network", NAT),)),

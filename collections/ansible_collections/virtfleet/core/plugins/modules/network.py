@@ -12,7 +12,8 @@ short_description: libvirt's networks of a host
 version_added: 0.1.0
 description:
   - Makes, changes, starts, stops and removes a network of libvirt.
-  - A bridge that joins hosts is made outside libvirt; O(mode=bridge) only gives it a name here.
+  - A bridge that joins hosts is made outside libvirt; O(mode=bridge) only gives it a name here. So is one for a VLAN,
+    over the tagged interface, as libvirt tags frames on Open vSwitch only.
 options:
   name:
     description: The name of the network.
@@ -68,6 +69,21 @@ options:
           name:
             description: The host name it gets.
             type: str
+  dns:
+    description:
+      - Names that its machines can look up. They can change while the network is active. Without it there are none.
+    type: list
+    elements: dict
+    suboptions:
+      address:
+        description: The IPv4 address that the names stand for.
+        type: str
+        required: true
+      names:
+        description: One or more names.
+        type: list
+        elements: str
+        required: true
   autostart:
     description: Whether it is started with the host. A new network that is made active is, unless told otherwise.
     type: bool
@@ -132,8 +148,19 @@ network:
       start: 192.168.100.100
       end: 192.168.100.199
       hosts: []
+    dns: []
     active: true
     autostart: true
+leases:
+  description: What libvirt has given by DHCP before anything was changed. C(expires_at) is Unix time in seconds.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - mac: "52:54:00:12:34:56"
+      address: 192.168.100.10
+      name: db1
+      expires_at: 1790000000
 plan:
   description: What changed or would change, each with C(what), C(before), C(after) and C(effect).
   returned: success
@@ -174,12 +201,20 @@ SPEC: dict[str, Any] = {
             },
         },
     },
+    "dns": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "address": {"type": "str", "required": True},
+            "names": {"type": "list", "elements": "str", "required": True},
+        },
+    },
     "autostart": {"type": "bool"},
     "restart": {"type": "bool", "default": False},
     "force": {"type": "bool", "default": False},
 }
 RULES: dict[str, Any] = {
-    "required_by": {"bridge": ["mode"], "address": ["mode"], "domain": ["mode"], "dhcp": ["mode"]},
+    "required_by": {"bridge": ["mode"], "address": ["mode"], "domain": ["mode"], "dhcp": ["mode"], "dns": ["mode"]},
 }
 
 
@@ -188,12 +223,13 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     name = check_name(params["name"], "network")
     definition = None
     if params["state"] != "absent" and params["mode"]:
-        given = {key: params[key] for key in ("bridge", "address", "domain", "dhcp")}
+        given = {key: params[key] for key in ("bridge", "address", "domain", "dhcp", "dns")}
         definition = networks.wanted_definition(name, params["mode"], **given)
     _whole, connecting = deadlines(params)
     with opened_host(params["uri"], connecting) as connection:
         network = networks.find(connection, name)
         before = networks.settings(network) if network is not None else None
+        leases = networks.leases(network) if network is not None else []
         described: dict[str, Any] | None
         if params["state"] == "absent":
             todo, described = plan.compare(before, None), None
@@ -210,7 +246,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
                 network = networks.apply(connection, name, todo, restart=params["restart"])
         if todo.after is not None:
             described = todo.after if check else networks.settings(network)
-    return Result(todo.changed, {"network": described, "plan": todo.as_list()}, before, todo.after)
+    return Result(todo.changed, {"network": described, "leases": leases, "plan": todo.as_list()}, before, todo.after)
 
 
 def main() -> None:

@@ -27,11 +27,11 @@ options:
     default: present
   type:
     description:
-      - What the pool is. V(dir) is a directory, V(netfs) an NFS export that libvirt mounts, V(logical) a volume group
-        of LVM that exists already.
-      - A pool of type V(dir) or V(netfs) that is made gets its directory made too.
+      - What the pool is. V(dir) is a directory, V(fs) a file system on a device and V(netfs) an NFS export, both of
+        which libvirt mounts, V(logical) a volume group of LVM. Device, export and group exist already.
+      - A pool of type V(dir), V(fs) or V(netfs) that is made gets its directory made too; nothing is ever formatted.
     type: str
-    choices: [dir, netfs, logical]
+    choices: [dir, fs, netfs, logical]
     default: dir
   path:
     description:
@@ -40,7 +40,7 @@ options:
       - Without O(path) and O(source) an existing pool is kept as it is defined, whatever its type.
     type: str
   source:
-    description: Where the storage comes from, for O(type=netfs) and O(type=logical).
+    description: Where the storage comes from, for any O(type) but V(dir).
     type: dict
     suboptions:
       host:
@@ -51,6 +51,9 @@ options:
         type: str
       name:
         description: The name of the volume group.
+        type: str
+      device:
+        description: The block device with the file system of O(type=fs).
         type: str
   autostart:
     description: Whether it is started with the host. A new pool that is made active is, unless told otherwise.
@@ -135,7 +138,7 @@ SPEC: dict[str, Any] = {
     "path": {"type": "str"},
     "source": {
         "type": "dict",
-        "options": {"host": {"type": "str"}, "dir": {"type": "str"}, "name": {"type": "str"}},
+        "options": {name: {"type": "str"} for name in ("host", "dir", "name", "device")},
     },
     "autostart": {"type": "bool"},
     "restart": {"type": "bool", "default": False},

@@ -9,7 +9,7 @@ import contextlib
 import ipaddress
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils import plan
@@ -26,8 +26,9 @@ MODES = ("nat", "routed", "isolated", "bridge")
 _FORWARD = {"nat": "nat", "routed": "route", "isolated": None, "bridge": "bridge"}
 _MODE = {forward: mode for mode, forward in _FORWARD.items()}
 
-# What changes only by stopping and starting the network; reserved addresses (dhcp.hosts) change while it runs.
-_EFFECTS = dict.fromkeys(("mode", "bridge", "address", "domain", "dhcp"), plan.RECREATE) | {"dhcp.hosts": plan.LIVE}
+# What changes only by stopping and starting the network; reserved addresses and names change while it runs.
+_EFFECTS = dict.fromkeys(("mode", "bridge", "address", "domain", "dhcp"), plan.RECREATE)
+_EFFECTS |= {"dhcp.hosts": plan.LIVE, "dns": plan.LIVE}
 _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)  # the kernel takes 15 bytes
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _DOMAIN = re.compile(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){0,10}", re.ASCII)
@@ -56,7 +57,7 @@ def summary(network: libvirt.virNetwork) -> dict[str, Any]:
 
 
 def settings(network: libvirt.virNetwork) -> dict[str, Any]:
-    """Return what module network can set: `{name, mode, bridge, address, domain, dhcp, active, autostart}`."""
+    """Return what module network can set: `{name, mode, bridge, address, domain, dhcp, dns, active, autostart}`."""
     return {
         "name": network.name(),
         **definition_of(ET.fromstring(_document(network))),
@@ -89,7 +90,16 @@ def definition_of(root: ET.Element) -> dict[str, Any]:
         "address": address,
         "domain": domain.get("name") if domain is not None else None,
         "dhcp": dhcp,
+        "dns": _sorted_names(
+            {"address": host.get("ip"), "names": [name.text for name in host.iterfind("hostname")]}
+            for host in root.iterfind("dns/host")
+        ),
     }
+
+
+def _sorted_names(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return entries of DNS in the one order that they are compared in."""
+    return sorted(({**each, "names": sorted(each["names"])} for each in entries), key=lambda each: str(each["address"]))
 
 
 def network_xml(name: str, definition: dict[str, Any], uuid: str | None = None) -> str:
@@ -105,6 +115,8 @@ def network_xml(name: str, definition: dict[str, Any], uuid: str | None = None) 
         ET.SubElement(root, "bridge", name=definition["bridge"])
     if definition["domain"]:
         ET.SubElement(root, "domain", name=definition["domain"])
+    if definition["dns"]:
+        ET.SubElement(root, "dns").extend(_names_element(each) for each in definition["dns"])
     if definition["address"]:
         interface = ipaddress.ip_interface(definition["address"])
         ip = ET.SubElement(root, "ip", address=str(interface.ip), prefix=str(interface.network.prefixlen))
@@ -124,6 +136,7 @@ def wanted_definition(
     address: str | None = None,
     domain: str | None = None,
     dhcp: dict[str, Any] | None = None,
+    dns: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the definition that the options of module network ask for. Raises VirtfleetError `invalid`."""
 
@@ -135,14 +148,14 @@ def wanted_definition(
     if domain is not None and not _DOMAIN.fullmatch(domain):
         raise wrong(f"{shown(domain)} cannot be a DNS domain", "Write it like lab.example.")
     if mode == "bridge":
-        if bridge is None or address or dhcp or domain:
-            hint = "Give bridge, and leave out address, dhcp and domain: what serves that bridge decides them."
+        if bridge is None or address or dhcp or domain or dns:
+            hint = "Give bridge, and leave out address, dhcp, domain and dns: what serves that bridge decides them."
             raise wrong("mode bridge is about an existing bridge of the host and nothing else", hint)
-        return {"mode": mode, "bridge": bridge, "address": None, "domain": None, "dhcp": None}
+        return {"mode": mode, "bridge": bridge, "address": None, "domain": None, "dhcp": None, "dns": []}
     if address is None:
-        if mode != "isolated" or dhcp:
+        if mode != "isolated" or dhcp or dns:
             raise wrong("it has no address", "Give the host's own address in it, such as 192.168.100.1/24.")
-        return {"mode": mode, "bridge": bridge, "address": None, "domain": domain, "dhcp": None}
+        return {"mode": mode, "bridge": bridge, "address": None, "domain": domain, "dhcp": None, "dns": []}
     try:
         interface = ipaddress.IPv4Interface(address)
     except ValueError as error:
@@ -156,7 +169,14 @@ def wanted_definition(
         hint = "Give the host's own address in the network with its prefix length, such as 192.168.100.1/24."
         raise wrong(f"{address} is not the address of a host in a network", hint)
     checked = _checked_dhcp(interface, dhcp, wrong) if dhcp else None
-    return {"mode": mode, "bridge": bridge, "address": interface.with_prefixlen, "domain": domain, "dhcp": checked}
+    return {
+        "mode": mode,
+        "bridge": bridge,
+        "address": interface.with_prefixlen,
+        "domain": domain,
+        "dhcp": checked,
+        "dns": _checked_dns(dns or [], wrong),
+    }
 
 
 def plan_present(
@@ -208,7 +228,12 @@ def apply(connection: libvirt.virConnect, name: str, todo: plan.Plan, *, restart
             raise VirtfleetError(wanted, "somebody removed it meanwhile", "Try again.", "not_found")
         if not recreated and before is not None and todo.touches("dhcp.hosts"):
             wanted = f"change the reserved addresses of network {name}"
-            _update_hosts(network, before["dhcp"]["hosts"], after["dhcp"]["hosts"])
+            old, new = ([_host_element(each) for each in state["dhcp"]["hosts"]] for state in (before, after))
+            _update(network, libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST, old, new)
+        if not recreated and before is not None and todo.touches("dns"):
+            wanted = f"change the names in network {name}"
+            old, new = ([_names_element(each) for each in state["dns"]] for state in (before, after))
+            _update(network, libvirt.VIR_NETWORK_SECTION_DNS_HOST, old, new)
         if after["active"] and not network.isActive():
             wanted = f"start network {name}"
             network.create()
@@ -323,6 +348,57 @@ def _checked_dhcp(
     return {"start": start, "end": end, "hosts": sorted(hosts, key=lambda host: str(host["mac"]))}
 
 
+def _checked_dns(dns: list[dict[str, Any]], wrong: Callable[[str, str], VirtfleetError]) -> list[dict[str, Any]]:
+    entries = []
+    for entry in dns:
+        try:
+            address = str(ipaddress.IPv4Address(entry["address"]))
+        except ValueError:
+            raise wrong(f"{shown(entry['address'])} is no IPv4 address", "Correct the option dns.") from None
+        for name in entry["names"]:
+            if not _DOMAIN.fullmatch(name):
+                raise wrong(f"{shown(name)} cannot be a name in DNS", "Write it like db1 or db1.lab.example.")
+        if not entry["names"]:
+            raise wrong(f"{address} has no names", "Give at least one, or leave the entry out.")
+        entries.append({"address": address, "names": sorted(set(entry["names"]))})
+    for what, values in (
+        ("address", [each["address"] for each in entries]),
+        ("name", [name for each in entries for name in each["names"]]),
+    ):
+        if len(set(values)) != len(values):
+            raise wrong(f"two entries of dns have the same {what}", "Each must have its own.")
+    return _sorted_names(entries)
+
+
+def _names_element(entry: dict[str, Any]) -> ET.Element:
+    element = ET.Element("host", ip=entry["address"])
+    for name in entry["names"]:
+        ET.SubElement(element, "hostname").text = name
+    return element
+
+
+def leases(network: libvirt.virNetwork) -> list[dict[str, Any]]:
+    """Return the addresses that libvirt has given by DHCP: `{mac, address, name, expires_at (Unix seconds)}`."""
+    try:
+        found = network.DHCPLeases() if network.isActive() else []
+    except libvirtError as error:
+        if code_of(error) == "refused":  # libvirt's test driver gives none
+            return []
+        raise translate(error, f"read the leases of network {network.name()}") from error
+    return sorted(
+        (
+            {
+                "mac": each["mac"],
+                "address": each["ipaddr"],
+                "name": each["hostname"] or None,
+                "expires_at": each["expirytime"],
+            }
+            for each in found
+        ),
+        key=lambda lease: (str(lease["mac"]), str(lease["address"])),
+    )
+
+
 def _host_element(host: dict[str, Any]) -> ET.Element:
     attributes = {"mac": host["mac"], "ip": host["address"]}
     if host["name"]:
@@ -330,12 +406,13 @@ def _host_element(host: dict[str, Any]) -> ET.Element:
     return ET.Element("host", attributes)
 
 
-def _update_hosts(network: libvirt.virNetwork, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+def _update(network: libvirt.virNetwork, section: int, before: list[ET.Element], after: list[ET.Element]) -> None:
+    """Change a section of a network, in its definition and while it runs: first what goes, then what comes."""
     flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG
     if network.isActive():
         flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE
-    section = libvirt.VIR_NETWORK_SECTION_IP_DHCP_HOST
-    changes = [(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, host) for host in before if host not in after]
-    changes += [(libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, host) for host in after if host not in before]
-    for command, host in changes:
-        network.update(command, section, -1, ET.tostring(_host_element(host), encoding="unicode"), flags)
+    old, new = ([ET.tostring(each, encoding="unicode") for each in elements] for elements in (before, after))
+    changes = [(libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, each) for each in old if each not in new]
+    changes += [(libvirt.VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, each) for each in new if each not in old]
+    for command, document in changes:
+        network.update(command, section, -1, document, flags)

@@ -24,11 +24,12 @@ try:
 except ImportError:
     libvirtError = OSError
 
-TYPES = ("dir", "netfs", "logical")
+TYPES = ("dir", "fs", "netfs", "logical")
 FILE_TYPES = ("dir", "fs", "netfs")  # pools whose volumes are plain files: only they can hold overlays and images
 
 # What a definition is made of, besides its name: what of it changes only by stopping and starting the pool.
 _DEFINITION = ("type", "path", "source")
+_OF_EXT = "lost+found"  # every new ext file system has this directory: it is nobody's volume
 _HOST = re.compile(r"[A-Za-z0-9\[:][A-Za-z0-9.:\[\]-]{0,254}", re.ASCII)
 
 
@@ -99,11 +100,12 @@ def _document(pool: libvirt.virStoragePool) -> str:
 
 def definition_of(root: ET.Element) -> dict[str, Any]:
     """Return the type, the target path and the source of a `<pool>` element."""
-    host, directory = root.find("source/host"), root.find("source/dir")
+    host, directory, device = root.find("source/host"), root.find("source/dir"), root.find("source/device")
     source = {
         "host": host.get("name") if host is not None else None,
         "dir": directory.get("path") if directory is not None else None,
         "name": root.findtext("source/name"),
+        "device": device.get("path") if device is not None and root.get("type") == "fs" else None,
     }
     return {
         "type": root.get("type"),
@@ -145,6 +147,8 @@ def pool_xml(name: str, definition: dict[str, Any], uuid: str | None = None) -> 
             ET.SubElement(element, "host", name=source["host"])
         if source.get("dir"):
             ET.SubElement(element, "dir", path=source["dir"])
+        if source.get("device"):
+            ET.SubElement(element, "device", path=source["device"])
         if source.get("name"):
             ET.SubElement(element, "name").text = source["name"]
         if definition["type"] == "netfs":
@@ -157,7 +161,7 @@ def wanted_definition(name: str, kind: str, path: str | None, source: dict[str, 
     """Return the definition that the options of module pool ask for. Raises VirtfleetError `invalid`."""
     wanted = f"define pool {name}"
     given = {key: value for key, value in (source or {}).items() if value}
-    needed = {"dir": set(), "netfs": {"host", "dir"}, "logical": {"name"}}[kind]
+    needed = {"dir": set(), "fs": {"device"}, "netfs": {"host", "dir"}, "logical": {"name"}}[kind]
     if set(given) != needed:
         text = f"a pool of type {kind} needs " + (
             f"a source with {' and '.join(sorted(needed))}" if needed else "no source"
@@ -171,6 +175,8 @@ def wanted_definition(name: str, kind: str, path: str | None, source: dict[str, 
     check_path(path, "the path of a pool")
     if "dir" in given:
         check_path(given["dir"], "the directory of a file server")
+    if "device" in given:
+        check_path(given["device"], "the device of a pool")
     if "host" in given and not _HOST.fullmatch(given["host"]):
         text = f"{shown(given['host'])} is no host name or address"
         raise VirtfleetError(wanted, text, "Correct the option source.", "invalid")
@@ -274,7 +280,7 @@ def check_removal(connection: libvirt.virConnect, pool: libvirt.virStoragePool, 
     An inactive pool shows no volumes: only its definition goes, whatever lies in it stays.
     """
     name = pool.name()
-    content = sorted(volume.name() for volume in pool.listAllVolumes(0)) if pool.isActive() else []
+    content = sorted({volume.name() for volume in pool.listAllVolumes(0)} - {_OF_EXT}) if pool.isActive() else []
     if not content:
         return []
     wanted = f"remove pool {name}"

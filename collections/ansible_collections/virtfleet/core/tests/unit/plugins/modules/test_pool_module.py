@@ -16,6 +16,7 @@ from .conftest import Call
 
 PATH = "/var/lib/libvirt/p"
 NFS = {"type": "netfs", "path": PATH, "source": {"host": "files.example", "dir": "/export"}}
+FS = {"type": "fs", "path": PATH, "source": {"device": "/dev/vdb1"}}
 LVM = {"type": "logical", "source": {"name": "vg0"}}
 
 # (what is there first, what is asked for, what changes)
@@ -24,6 +25,9 @@ TRANSITIONS = [
     (None, {"path": PATH, "state": "inactive"}, ["exists"]),
     (None, NFS, ["exists"]),
     (None, LVM, ["exists"]),
+    (None, FS, ["exists"]),
+    (FS, FS, []),
+    (FS, {**FS, "source": {"device": "/dev/vdc"}, "restart": True}, ["source.device"]),
     (None, {"state": "absent"}, []),
     ({"path": PATH}, {"path": PATH}, []),
     ({"path": PATH}, {}, []),
@@ -84,6 +88,8 @@ def test_a_pool_is_brought_into_the_wanted_state_once(
         ({"type": "netfs", "path": PATH, "source": {"host": "h", "dir": "../e"}}, "invalid"),
         ({"type": "logical", "source": {"name": "../vg"}}, "invalid"),
         ({"type": "logical"}, "not_found"),
+        ({"type": "fs", "path": PATH}, "invalid"),
+        ({"type": "fs", "path": PATH, "source": {"device": "vdb"}}, "invalid"),
     ],
 )
 def test_what_cannot_be_a_pool_is_refused_and_nothing_is_left(
@@ -143,6 +149,7 @@ def test_a_pool_whose_volume_a_machine_has_is_never_removed(call: Call, test_hos
         {"type": "dir", "path": PATH, "source": {}},
         {"type": "netfs", "path": "/srv/größe & <more>", "source": {"host": "files.example", "dir": "/export"}},
         {"type": "logical", "path": "/dev/vg0", "source": {"name": "vg0"}},
+        {"type": "fs", "path": "/srv/x", "source": {"device": "/dev/vdb1"}},
     ],
 )
 def test_every_document_is_valid_for_libvirts_own_schema(definition: dict[str, Any]) -> None:
