@@ -257,22 +257,27 @@ class _Maker:
             raise VirtfleetError(self._goal, text, "Start it and shut it down first.", "refused")
 
     def _plan_cards(self) -> None:
+        there = self._root.findall("devices/interface")
         given = self._wish.networks
-        if given is not None:
-            self._networks = [
-                {**nic, "mac": nic["mac"] or clone_xml.mac_of(self._uuid, number)} for number, nic in enumerate(given)
-            ]
-            self._cards = []
-            for nic in self._networks:
-                kind, name = source_of(nic)
-                model = check_name(nic["model"] or "virtio", "card model")
-                wanted = {"source": {"kind": kind, "name": check_name(name, kind)}, "link": "up", "model": model}
-                self._cards.append(devices.nic_element(wanted, nic["mac"]))
+        if given is None:
+            self._macs = [clone_xml.mac_of(self._uuid, number) for number in range(len(there))]
+            # What addresses the source's cards have is the source's: these ask for theirs.
+            self._networks = [{"mac": mac, "address": None, "gateway": None, "dns": None} for mac in self._macs]
             return
-        count = len(self._root.findall("devices/interface"))
-        self._macs = [clone_xml.mac_of(self._uuid, number) for number in range(count)]
-        # What addresses the source's cards have is the source's: these ask for theirs.
-        self._networks = [{"mac": mac, "address": None, "gateway": None, "dns": None} for mac in self._macs]
+        self._networks = [
+            {**nic, "mac": nic["mac"] or clone_xml.mac_of(self._uuid, number)} for number, nic in enumerate(given)
+        ]
+        self._cards = []
+        for number, nic in enumerate(self._networks):
+            kind, name = source_of(nic)
+            wanted = {
+                "source": {"kind": kind, "name": check_name(name, kind)},
+                "model": check_name(nic["model"] or "virtio", "card model"),
+                "link": "up",
+                # What guards a card of the source guards the clone's, too.
+                "filter": devices.read_nic(there[number])["filter"] if number < len(there) else "none",
+            }
+            self._cards.append(devices.nic_element(wanted, nic["mac"]))
 
     def _plan_seed(self) -> None:
         given = self._wish.cloud_init

@@ -38,6 +38,11 @@ def test_a_clone_is_predicted_with_the_names_of_its_volumes(call: Call, source: 
     ]
 
 
+def test_more_cards_than_the_source_has_can_be_given_and_need_no_macs(call: Call, source: dict[str, Any]) -> None:
+    networks = [{"network": "default", "address": "10.0.0.5/24"}, {"bridge": "br0"}]
+    assert call("vm_clone", check=True, source="web1", name="web2", networks=networks, cloud_init={}).changed
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [

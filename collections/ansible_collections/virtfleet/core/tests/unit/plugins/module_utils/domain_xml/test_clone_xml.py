@@ -46,6 +46,7 @@ DOCUMENT = f"""
     </disk>
     <interface type='bridge'>
       <mac address='52:54:00:00:00:01'/><source bridge='vmbr0'/><target dev='tap-old'/><model type='virtio'/>
+      <filterref filter='clean-traffic'><parameter name='IP' value='10.0.0.9'/></filterref>
     </interface>
     <channel type='unix'>
       <source mode='bind' path='/run/old.sock'/><target type='virtio' name='org.qemu.guest_agent.0'/>
@@ -68,9 +69,9 @@ def made(**more: object) -> ET.Element:
 def test_nothing_of_it_is_the_originals_but_what_both_may_have() -> None:
     text = ET.tostring(made(), encoding="unicode")
     assert SCHEMA.validate(etree.fromstring(text)), SCHEMA.error_log
-    for own in (OLD, "old", "52:54:00:00:00:01", "5905", 'address="7"', "vm_1", "/p/base"):
+    for own in (OLD, "old", "52:54:00:00:00:01", "5905", 'address="7"', "vm_1", "/p/base", "10.0.0.9"):
         assert own not in text, own
-    for shared in ("/p/both", "vmbr0", "kept", "OVMF_CODE", "127.0.0.1", 'current="1"'):
+    for shared in ("/p/both", "vmbr0", "kept", "OVMF_CODE", "clean-traffic", "127.0.0.1", 'current="1"'):
         assert shared in text, shared
     facts = read.read(text)
     assert [disk["source"] for disk in facts["disks"]] == ["/p/new-root", "/p/new-seed.iso", "/p/both"]
@@ -85,7 +86,7 @@ def test_the_original_stays_as_it_is() -> None:
 
 
 def test_cards_can_be_others_and_a_seed_can_come_or_go() -> None:
-    wanted = {"source": {"kind": "network", "name": "lan"}, "model": "virtio", "link": "up"}
+    wanted = {"source": {"kind": "network", "name": "lan"}, "model": "virtio", "link": "up", "filter": "none"}
     cards = made(cards=[devices.nic_element(wanted, "52:54:00:00:00:09")], seed=None).findall("devices/interface")
     assert [card.get("type") for card in cards] == ["network"]
     assert clone.seed_of(made(seed=None)) is None
