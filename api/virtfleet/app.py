@@ -16,6 +16,7 @@ from virtfleet.errors import STATUS, Problem
 from virtfleet.ids import new_id
 from virtfleet.routes import (
     backups,
+    clones,
     documentation,
     guests,
     health,
@@ -64,6 +65,7 @@ def create_app() -> APIFlask:
         migrations,
         snapshots,
         backups,
+        clones,
         vm_devices,
     ):
         app.register_blueprint(room.blueprint, url_prefix=PREFIX)

@@ -82,7 +82,7 @@ class Bench:
             to_ring = lifecycle.cancel(session, job)
         queue.ring(to_ring)
 
-    def ended(self, job_id: str, seconds: float = 20) -> Job:
+    def ended(self, job_id: str, seconds: float = 120) -> Job:
         """Wait for the end of a job."""
         wait_until(lambda: self.job(job_id).state in FINAL, seconds, f"{job_id} to end")
         return self.job(job_id)

@@ -1,7 +1,5 @@
 """What becomes of images that are to be removed, without any host: the decisions, on real rows."""
 
-from pathlib import Path
-
 import pytest
 from virtfleet import clock, database
 from virtfleet.errors import Problem
@@ -13,17 +11,9 @@ from virtfleet.services import auth, image_removal, vms
 from virtfleet.services.images import Facts, NewImage, register
 from virtfleet.services.vms import NewVm
 
-from tests.api.fleet_rows import add_host, furnish
+pytestmark = pytest.mark.usefixtures("two_hosts")
 
 ERROR = {"code": "host_unreachable", "message": "Failed to …", "hint": ""}
-
-
-@pytest.fixture(autouse=True)
-def fleet(fleet_home: Path, tmp_path: Path) -> None:
-    auth.first_start()
-    add_host(1)
-    add_host(2)
-    furnish(tmp_path / "tiny.img")
 
 
 def copied(*hosts: str) -> None:

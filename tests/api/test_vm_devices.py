@@ -1,6 +1,5 @@
 """Disks and cards of machines on real rows: what may be attached, and what is known of it when the job has ended."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,18 +12,16 @@ from virtfleet.services import auth, vms
 from virtfleet.services.auth import Principal
 from virtfleet.services.vms import NewVm, disks, nics
 
-from tests.api.fleet_rows import GIB, add_host, furnish
+from tests.api.fleet_rows import GIB
 
 ERROR = {"code": "task_failed", "message": "no", "hint": ""}
 
 
 @pytest.fixture(autouse=True)
-def fleet(fleet_home: Path, tmp_path: Path) -> None:
-    auth.first_start()
-    add_host(1)
-    furnish(tmp_path / "tiny.img")
+def machine(two_hosts: None) -> None:
+    """A machine that runs on host1."""
     with database.write() as session:
-        _job, made = vms.create(session, auth.system(session), NewVm(name="web1"))
+        _job, made = vms.create(session, auth.system(session), NewVm(name="web1", host="host1"))
         made[0].state = "running"
 
 

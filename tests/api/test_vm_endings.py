@@ -1,6 +1,5 @@
 """What becomes of machines when their jobs end, without any host: the decisions, on real rows."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,17 +10,9 @@ from virtfleet.models import Address, ImageCopy, Job, JobLock, Vm
 from virtfleet.services import auth, vms
 from virtfleet.services.vms import NewVm
 
-from tests.api.fleet_rows import add_host, furnish
+pytestmark = pytest.mark.usefixtures("two_hosts")
 
 ERROR = {"code": "task_failed", "message": "no", "hint": ""}
-
-
-@pytest.fixture(autouse=True)
-def fleet(fleet_home: Path, tmp_path: Path) -> None:
-    auth.first_start()
-    add_host(1)
-    add_host(2)
-    furnish(tmp_path / "tiny.img")
 
 
 def created(**more: Any) -> str:

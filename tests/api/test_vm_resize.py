@@ -1,6 +1,5 @@
 """What a machine is changed to is reserved at once, and given back when its job does not do it. On real rows."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,17 +11,11 @@ from virtfleet.models import Job, Vm
 from virtfleet.services import auth, capacity, vms
 from virtfleet.services.vms import NewVm, Resize
 
-from tests.api.fleet_rows import GIB, add_host, furnish
+from tests.api.fleet_rows import GIB
+
+pytestmark = pytest.mark.usefixtures("two_hosts")
 
 ERROR = {"code": "task_failed", "message": "no", "hint": ""}
-
-
-@pytest.fixture(autouse=True)
-def fleet(fleet_home: Path, tmp_path: Path) -> None:
-    auth.first_start()
-    add_host(1)
-    add_host(2)
-    furnish(tmp_path / "tiny.img")
 
 
 def create(**more: Any) -> None:

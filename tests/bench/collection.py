@@ -17,31 +17,27 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import libvirt
-from ansible_collections.virtfleet.core.plugins.module_utils import seed
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
 
+from tests.bench.bare import Machines, mac_of, seconds
 from tests.lab.test_storage_modules import ROOT, call
 
 MEMORY = 32 * 2**20
 DISK = 2**30
 TEN = 10
 HUNDRED = 100
-THREADS = 4
 HOSTS = 10
 HOSTS_OF_HUNDRED = 5
 CROWD = 1000
 BASE = "bench-base"
+BARE = Machines(BASE, MEMORY, DISK)
 
 RECORDER = """
 import json, os, time
@@ -120,52 +116,6 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Return how long something takes."""
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began
-
-
-def bare(connection: libvirt.virConnect, name: str) -> None:
-    """Make one machine, started paused, by nothing but libvirt calls: overlay, seed, domain."""
-    pool = connection.storagePoolLookupByName("default")
-    identifier = str(uuid.uuid4())
-    mac = mac_of(identifier)
-    disk = volumes.make_overlay(pool, f"{name}-root", pool.storageVolLookupByName(BASE), DISK)
-    files = seed.files(instance_id=name, hostname=name, ssh_keys=[], user_data=None, nics=[seed.Nic(mac)])
-    iso = volumes.write_bytes(pool, f"{name}-seed.iso", seed.image(files))
-    spec = VmSpec(
-        name=name,
-        uuid=identifier,
-        vcpus=1,
-        memory_bytes=MEMORY,
-        virt_type="qemu",
-        arch="x86_64",
-        disks=(Disk(disk.path(), "qcow2"), Disk(iso.path(), "raw", read_only=True)),
-        nics=(Nic("bridge", "vmbr0", mac),),
-    )
-    connection.defineXML(build(spec)).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-
-
-def mac_of(identifier: str) -> str:
-    """Return a MAC made from a UUID."""
-    return "52:54:00:" + ":".join(identifier[at : at + 2] for at in (0, 2, 4))
-
-
-def bare_many(connections: Sequence[libvirt.virConnect], each: int) -> None:
-    """Make `each` machines on every host, with four threads a host."""
-    with ExitStack() as stack:
-        pools = [stack.enter_context(ThreadPoolExecutor(THREADS)) for _ in connections]
-        work = [
-            pool.submit(bare, connection, f"bench-{number}")
-            for number in range(each)
-            for pool, connection in zip(pools, connections, strict=True)
-        ]
-        for one in work:
-            one.result()
-
-
 def machines(each: int) -> list[dict[str, Any]]:
     """Return the same machines for module vm."""
     identifiers = [str(uuid.uuid4()) for _ in range(each)]
@@ -187,15 +137,7 @@ def machines(each: int) -> list[dict[str, Any]]:
 def remove(connections: Sequence[libvirt.virConnect]) -> None:
     """Remove all that was made."""
     for connection in connections:
-        for domain in connection.listAllDomains(0):
-            if domain.name().startswith("bench-"):
-                if domain.isActive():
-                    domain.destroy()
-                domain.undefine()
-        pool = connection.storagePoolLookupByName("default")
-        for volume in pool.listAllVolumes():
-            if volume.name().startswith("bench-") and BASE not in volume.name():
-                volume.delete(0)
+        BARE.remove(connection, "bench-")
 
 
 @contextmanager
@@ -215,7 +157,7 @@ def many(bench: Bench, note: Note, hosts: int, count: int) -> None:
         call("image", uri, name=BASE, pool="default", src=bench.lab.status()["image"], timeout=120.0)
     options = {"vms": machines(count // hosts), "state": "paused", "timeout": 600}
     with opened(uris) as connections:
-        note(f"{count} bare", seconds(lambda: bare_many(connections, count // hosts)))
+        note(f"{count} bare", seconds(lambda: BARE.make_many(connections, "bench-", count // hosts)))
         remove(connections)
         task, whole, used = bench.play("vm", options, uris)
         note(f"{count} task", task)

@@ -13,22 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 
-import libvirt
-from ansible_collections.virtfleet.core.plugins.module_utils import seed
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
 
+from tests.bench.bare import Machines, seconds
 from tests.lab.fleet import Fleet, running
 
 MEMORY = 128 * 2**20
@@ -36,52 +28,6 @@ DISK = 256 * 2**20
 TEN = 10
 HOST = "host1"
 TASK = "Make the machines of this host"
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Return how long something takes."""
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began
-
-
-def bare(connection: libvirt.virConnect, base: str, name: str) -> None:
-    """Make one machine by nothing but libvirt calls."""
-    pool = connection.storagePoolLookupByName("default")
-    identifier = str(uuid.uuid4())
-    mac = "52:54:00:" + ":".join(identifier[at : at + 2] for at in (0, 2, 4))
-    disk = volumes.make_overlay(pool, f"{name}-root", pool.storageVolLookupByName(base), DISK)
-    files = seed.files(instance_id=name, hostname=name, ssh_keys=[], user_data=None, nics=[seed.Nic(mac)])
-    iso = volumes.write_bytes(pool, f"{name}-seed.iso", seed.image(files))
-    spec = VmSpec(
-        name=name,
-        uuid=identifier,
-        vcpus=1,
-        memory_bytes=MEMORY,
-        virt_type="qemu",
-        arch="x86_64",
-        disks=(Disk(disk.path(), "qcow2"), Disk(iso.path(), "raw", read_only=True)),
-        nics=(Nic("bridge", "vmbr0", mac),),
-    )
-    connection.defineXML(build(spec)).createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-
-
-def bare_ten(connection: libvirt.virConnect, base: str) -> None:
-    """Make ten machines in four threads."""
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda number: bare(connection, base, f"bare{number}"), range(TEN)))
-
-
-def remove(connection: libvirt.virConnect) -> None:
-    """Remove what `bare` has made."""
-    for domain in connection.listAllDomains(0):
-        if domain.name().startswith("bare"):
-            domain.destroy()
-            domain.undefine()
-    pool = connection.storagePoolLookupByName("default")
-    for volume in pool.listAllVolumes():
-        if volume.name().startswith("bare"):
-            volume.delete(0)
 
 
 def moment(text: str) -> float:
@@ -138,15 +84,16 @@ def measure(lab: Lab, folder: Path, rounds: int) -> dict[str, float]:
         base = next(
             name for name in connection.storagePoolLookupByName("default").listVolumes() if name.startswith("base-")
         )
+        bare = Machines(base, MEMORY, DISK)
         for number in range(1, rounds + 1):
             print(f"round {number} of {rounds}", file=sys.stderr)
             note("debug playbook", debug_playbook(folder))
-            note("bare one", seconds(lambda: bare(connection, base, "bare")))
-            remove(connection)
+            note("bare one", seconds(lambda: bare.make(connection, "bare")))
+            bare.remove(connection, "bare")
             for name, value in through_rest(fleet, 1).items():
                 note(f"rest one {name}", value)
-            note("bare ten", seconds(lambda: bare_ten(connection, base)))
-            remove(connection)
+            note("bare ten", seconds(lambda: bare.make_many([connection], "bare", TEN)))
+            bare.remove(connection, "bare")
             for name, value in through_rest(fleet, TEN).items():
                 note(f"rest ten {name}", value)
     return {name: statistics.median(values) for name, values in found.items()}

@@ -16,6 +16,7 @@ PYTHON_TREES = ("api", "collections", "roles", "tests", "hatch_build.py")
 SUITES = {
     "unit": True,
     "api": True,
+    "sweeps": False,
     "processes": False,
     "lab": False,
     "conformance": False,
@@ -27,6 +28,19 @@ SUITES = {
 FULL = {"full"}
 """Suites that take minutes more, on machines with a systemd of their own: only with `--full`."""
 NOTHING_YET = {"chaos"}
+
+# How a suite's tests are spread over workers of pytest-xdist; suites that are not here take them one after another,
+# because they measure, or take the whole machine. Each worker has homes, ports and a lab of its own.
+TESTS = ("-n", "2", "--dist", "worksteal")
+FILES = ("-n", "2", "--dist", "loadfile")
+"""The tests of a file share a fleet or a machine."""
+SPREAD = {
+    **dict.fromkeys(("unit", "api", "sweeps"), TESTS),
+    **dict.fromkeys(("processes", "conformance", "e2e"), FILES),
+    # A third worker works while the others wait: for a lease to end, for a host that is away. The suite itself says
+    # which of its files come first (tests/lab/conftest.py).
+    "lab": (*FILES, "-n", "3", "--no-loadscope-reorder"),
+}
 
 
 def shell_scripts() -> list[str]:
@@ -53,8 +67,7 @@ def all_checks() -> list[Check]:
     for name, quick in SUITES.items():
         folders = [f"tests/{name}", *([f"{COLLECTION}/tests/unit"] if name == "unit" else [])]
         needs = f"tests/{name}" if name in NOTHING_YET else ""
-        # Only the quick ones share nothing that they would fight for: ports, processors' time, labs.
-        spread = ("-n", "2") if quick else ()
+        spread = SPREAD.get(name, ())
         suites.append(
             Check(f"pytest-{name}", pytest(*spread, *folders), quick=quick, full=name in FULL, cheap=False, needs=needs)
         )
@@ -67,7 +80,7 @@ def all_checks() -> list[Check]:
         Check("shellcheck", ("shellcheck", *shell_scripts())),
         Check("yamllint", ("yamllint", "--strict", *yaml)),
         Check("docs", (PYTHON, "-m", "tests.checks.docs")),
-        Check("reference", (PYTHON, "-m", "tests.checks.reference"), cheap=False),
+        Check("reference", (PYTHON, "-m", "tests.checks.reference")),
         Check("suites", (PYTHON, "-m", "tests.checks.suites", *SUITES)),
         suites[0],
         suites[1],

@@ -19,7 +19,7 @@ from virtfleet import processes
 from virtfleet.lab import Lab
 
 ENDED = ("succeeded", "failed", "cancelled")
-DELETE_SECONDS = 120.0
+DELETE_SECONDS = 240.0
 QUICK = {"VIRTFLEET_S1_ENABLED": "1", "VIRTFLEET_LEASE_SECONDS": "5", "VIRTFLEET_HOST_TIMEOUT": "5"}
 """A dead worker and a silent host are noticed soon, so that tests need not wait for it."""
 TEST_RUN = "VIRTFLEET_TEST_RUN"
@@ -49,7 +49,7 @@ class Fleet:
         assert answer.is_success, answer.text
         return answer.json()
 
-    def ended(self, job: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+    def ended(self, job: dict[str, Any], seconds: float = 240) -> dict[str, Any]:
         """Wait for the end of a job, whatever it is."""
         deadline = time.monotonic() + seconds
         while True:
@@ -81,7 +81,7 @@ class Fleet:
         """Return the domains and volumes of every host, and the rows that must not be left."""
         found: dict[str, set[str]] = {"vms": {vm["name"] for vm in self.get("/vms")["items"]}}
         for host in self.lab.hosts():
-            with opened_host(host.uri, Deadline(20)) as connection:
+            with opened_host(host.uri, Deadline(60)) as connection:
                 names = {f"domain {domain.name()}" for domain in connection.listAllDomains(0)}
                 for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
                     pool.refresh(0)
@@ -92,7 +92,7 @@ class Fleet:
 
     def domains(self, host: str) -> dict[str, tuple[str, int]]:
         """Return name → (UUID, state) of a host's machines, as libvirt says."""
-        with opened_host(self.lab.host(host).uri, Deadline(20)) as connection:
+        with opened_host(self.lab.host(host).uri, Deadline(60)) as connection:
             return {each.name(): (each.UUIDString(), each.state()[0]) for each in connection.listAllDomains(0)}
 
     def pid_of(self, name: str) -> int:

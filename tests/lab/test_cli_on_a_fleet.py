@@ -75,7 +75,7 @@ def test_hostile_text_reaches_the_guest_as_the_text_it_is(fleet: Fleet, tmp_path
     cli(fleet, "vm", "create", "web1", "--user-data", str(data), *keys)
     vm = fleet.get("/vms/web1")
     assert answered(vm["address"]) == "web1"
-    with opened_host(fleet.lab.host(vm["host"]).uri, Deadline(20)) as connection:
+    with opened_host(fleet.lab.host(vm["host"]).uri, Deadline(60)) as connection:
         domain = connection.lookupByName("web1")
         (tmp_path / "domain.xml").write_text(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
         seed = connection.storagePoolLookupByName("default").storageVolLookupByName(f"web1-{vm['uuid'][:8]}-seed.iso")

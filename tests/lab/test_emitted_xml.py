@@ -3,6 +3,7 @@
 Machines are in test_vm_update; here is what else a host holds.
 """
 
+import copy
 import string
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any
 import hypothesis
 import libvirt
 import pytest
+from ansible_collections.virtfleet.core.plugins.module_utils import nwfilter_rules
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from hypothesis import given
@@ -138,6 +140,80 @@ def test_any_secret(host: str, use: dict[str, Any], wanted: dict[str, Any]) -> N
     call("secret", host, **use, state="absent")
     is_read_back("secret", host, **use, **wanted)
     call("secret", host, **use, state="absent")
+
+
+V4 = st.one_of(st.just("$IP"), st.ip_addresses(v=4, network="10.0.0.0/8").map(str))
+V6 = st.ip_addresses(v=6, network="fd00::/8").map(str)
+MACS = st.sampled_from(["52:54:00:AA:bb:0c", "$MAC"])
+NUMBERS = st.one_of(st.integers(0, 65535), st.integers(0, 65535).map(hex), st.just("$PORT"))
+SMALL = st.one_of(st.integers(0, 63), st.integers(0, 63).map(hex))
+LOOKED_AT: dict[str, st.SearchStrategy[Any]] = {
+    "match": st.sampled_from(["yes", "no"]),
+    "comment": WORDS.map(lambda text: text.replace("$", "")),
+    "state": st.lists(st.sampled_from(["NEW", "ESTABLISHED", "RELATED"]), min_size=1, unique=True).map(",".join),
+    "flags": st.sampled_from(["SYN/ALL", "SYN,ACK/SYN,ACK", "NONE/ALL"]),
+    "gratuitous": st.sampled_from(["yes", "no", "true", "false"]),
+    "protocolid": st.one_of(st.integers(0x600, 0xFFFF), st.integers(0x600, 0xFFFF).map(hex), st.just("ipv6")),
+    "encap-protocol": st.sampled_from(["ipv4", "arp", "0x800"]),
+    "protocol": st.one_of(SMALL, st.sampled_from(["udp", "sctp", 136])),
+    "opcode": st.sampled_from([1, "0x2", "Reply_Reverse", "9"]),
+    **dict.fromkeys(("dscp", "type", "code", "typeend", "codeend"), SMALL),
+}
+
+
+def looked_at(protocol: str, name: str) -> st.SearchStrategy[Any]:
+    """Return values of an attribute."""
+    if name in LOOKED_AT:
+        return LOOKED_AT[name]
+    if "mac" in name:
+        return MACS if not name.endswith("mask") else st.just("ff:ff:ff:00:00:00")
+    v6 = "v6" in protocol
+    if name.endswith("mask"):
+        return st.integers(1, 128) if v6 else st.sampled_from([0, 8, "24", "255.255.0.0"])
+    if "ip" in name:
+        return V6 if v6 else V4
+    if name == "connlimit-above":
+        return st.integers(1, 65535)
+    return st.integers(0, 4095) if name == "vlanid" else NUMBERS
+
+
+def sensible(match: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what the module refuses: a mask without its address, an end without its start, odd opposites."""
+    if match.get("match") == "no":
+        match = {name: value for name, value in match.items() if name in {"match", *nwfilter_rules.NEGATED}}
+    needs = nwfilter_rules.NEEDS
+    while lonely := [name for name in match if name in needs and needs[name] not in match]:
+        match = {name: value for name, value in match.items() if name not in lonely}
+    return {} if match == {"match": "no"} else match
+
+
+def rules_of(protocol: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Return rules about a protocol, with all that they can look at."""
+    values = {name: looked_at(protocol, name) for name in nwfilter_rules.ATTRIBUTES[protocol]}
+    return st.fixed_dictionaries(
+        {
+            "action": st.sampled_from(nwfilter_rules.ACTIONS),
+            "direction": st.sampled_from(nwfilter_rules.DIRECTIONS),
+            "protocol": st.just(protocol),
+            "match": st.fixed_dictionaries({}, optional=values).map(sensible),
+        },
+        optional={"priority": st.integers(-1000, 1000), "stateful": st.booleans()},
+    )
+
+
+REFERENCES = st.sampled_from(
+    [{"filter": "clean-traffic"}, {"filter": "clean-traffic", "parameters": {"IP": ["10.0.0.2", "10.0.0.1"], "A": "x"}}]
+).map(copy.deepcopy)  # checking options fills them in
+
+RULES = st.lists(st.one_of(REFERENCES, *map(rules_of, nwfilter_rules.ATTRIBUTES)), max_size=4)
+CHAINS = st.sampled_from([{}, {"chain": "root"}, {"chain": "ipv4-x", "priority": -7}, {"chain": "mac"}])
+
+
+@given(rules=RULES, where=CHAINS)
+@MANY
+def test_any_network_filter(host: str, rules: list[dict[str, Any]], where: dict[str, Any]) -> None:
+    call("nwfilter", host, name="truth-filter", state="absent")
+    is_read_back("nwfilter", host, name="truth-filter", rules=rules, **where)
 
 
 @pytest.mark.parametrize(

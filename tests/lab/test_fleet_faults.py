@@ -64,7 +64,7 @@ def before(warm: None, fleet: Fleet) -> dict[str, set[str]]:
 def under_way(fleet: Fleet, name: str, host: str) -> dict[str, Any]:
     """Ask for a machine and return its job once its domain is there; it goes on until the machine's agent answers."""
     answer = fleet.post("/vms", {"name": name, "host": host, "wait_for": "agent", "user_data": "#cloud-config\n{}\n"})
-    wait_until(lambda: name in fleet.domains(host), 60, "the domain to be there")
+    wait_until(lambda: name in fleet.domains(host), 180, "the domain to be there")
     return dict(answer["job"])
 
 
@@ -96,7 +96,7 @@ def test_a_host_that_goes_away_in_the_middle_is_told_and_cleaned_when_it_is_back
         # What may be left is not forgotten: the machine is being deleted, for as long as that takes.
         vm = fleet.get("/vms/web1")
         assert (vm["state"], bool(vm["error"])) == ("deleting", True)
-        wait_until(lambda: fleet.get("/hosts/host1")["state"] == "down", 60, "the observer to notice")
+        wait_until(lambda: fleet.get("/hosts/host1")["state"] == "down", 180, "the observer to notice")
         refused = fleet.http.post("/vms", json={"name": "web2", "host": "host1"})
         assert (refused.status_code, refused.json()["code"]) == (409, "no_capacity")
         assert any("host1" in each["host"] for each in refused.json()["hosts"])

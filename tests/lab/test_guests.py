@@ -42,7 +42,7 @@ def guest(lab: Lab) -> Iterator[str]:
         yield uri
     finally:
         call("vm", uri, name="inside", uuid=identifier, state="absent", delete_made_volumes=True)
-        with opened_host(uri, Deadline(30)) as connection:
+        with opened_host(uri, Deadline(60)) as connection:
             pool = connection.storagePoolLookupByName("default")
             for name in [each for each in pool.listVolumes() if each.startswith("inside-base")]:
                 pool.storageVolLookupByName(name).delete(0)
@@ -121,7 +121,7 @@ def test_an_agent_tells_of_its_machine_and_silence_is_told(guest: str) -> None:
     assert any(each["mountpoint"] == "/" and each["total_bytes"] > 2**20 for each in inside["filesystems"])
     assert (inside["frozen"], inside["os"]["id"]) == (False, "virtfleet-tiny")
     assert "guest-exec" in inside["agent"]["commands"]
-    with opened_host(guest, Deadline(30)) as connection:
+    with opened_host(guest, Deadline(60)) as connection:
         domain = connection.lookupByName("inside")
         domain.suspend()
         try:

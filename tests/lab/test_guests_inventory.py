@@ -73,14 +73,14 @@ class Machines:
         spec = VmSpec(
             name=name, uuid=identifier, vcpus=1, memory_bytes=2**25, virt_type="qemu", arch="x86_64", metadata=metadata
         )
-        with opened_host(self._lab.host(host).uri, Deadline(30)) as connection:
+        with opened_host(self._lab.host(host).uri, Deadline(60)) as connection:
             connection.defineXML(build(spec))
         self._made.append((host, identifier))
         return identifier
 
     def remove(self) -> None:
         for host, identifier in self._made:
-            with opened_host(self._lab.host(host).uri, Deadline(30)) as connection:
+            with opened_host(self._lab.host(host).uri, Deadline(60)) as connection:
                 connection.lookupByUUIDString(identifier).undefine()
 
 
@@ -216,7 +216,7 @@ def test_addresses_come_from_record_lease_and_agent(lab: Lab, inventory: Invento
         assert "ansible_host" not in inventory.read()[1]["inv-run"]
     finally:
         call("vm", uri, name="inv-run", uuid=identifier, state="absent", delete_made_volumes=True)
-        with opened_host(uri, Deadline(30)) as connection:
+        with opened_host(uri, Deadline(60)) as connection:
             pool = connection.storagePoolLookupByName("default")
             for name in [each for each in pool.listVolumes() if each.startswith("inv-base")]:
                 pool.storageVolLookupByName(name).delete(0)

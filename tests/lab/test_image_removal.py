@@ -94,7 +94,7 @@ def test_a_host_that_is_away_is_named_and_the_rest_is_done_when_it_is_back(fleet
     assert "host1" in job["error"]["message"]
     assert fleet.get("/images/second")["name"] == "second"
     fleet.lab.undo("host1")
-    wait_until(lambda: fleet.get("/hosts/host1")["state"] == "up", 90, "host1 to be back")
+    wait_until(lambda: fleet.get("/hosts/host1")["state"] == "up", 180, "host1 to be back")
     again = removed(fleet)
     assert (again["state"], again["hosts"]) == ("succeeded", ["host1"])
     assert bases(fleet, second) == set()

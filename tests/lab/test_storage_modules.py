@@ -67,7 +67,7 @@ def host(lab: Lab) -> Iterator[str]:
 
 
 def inventory_of(uri: str) -> dict[str, list[str]]:
-    with opened_host(uri, Deadline(20)) as connection:
+    with opened_host(uri, Deadline(60)) as connection:
         pools = connection.listAllStoragePools()
         found = {f"pool {pool.name()}": sorted(v.name() for v in pool.listAllVolumes()) for pool in pools}
         found["networks"] = sorted(network.name() for network in connection.listAllNetworks())
@@ -75,7 +75,7 @@ def inventory_of(uri: str) -> dict[str, list[str]]:
 
 
 def remove_volumes(uri: str, pool_name: str, prefix: str) -> None:
-    with opened_host(uri, Deadline(20)) as connection:
+    with opened_host(uri, Deadline(60)) as connection:
         pool = connection.storagePoolLookupByName(pool_name)
         pool.refresh()
         for volume in pool.listAllVolumes():
@@ -84,11 +84,11 @@ def remove_volumes(uri: str, pool_name: str, prefix: str) -> None:
 
 
 def volumes_of(uri: str, pool_name: str) -> set[str]:
-    with opened_host(uri, Deadline(20)) as connection:
+    with opened_host(uri, Deadline(60)) as connection:
         return {v.name() for v in connection.storagePoolLookupByName(pool_name).listAllVolumes()}
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(happened: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end
@@ -129,7 +129,7 @@ def test_host_info_of_two_hundred_machines_stays_cheap(lab: Lab) -> None:
         "<domain type='qemu'><name>t-{number}</name><memory unit='MiB'>64</memory><vcpu current='1'>2</vcpu>"
         "<metadata><v:vm xmlns:v='urn:virtfleet:vm:1'/></metadata><os><type>hvm</type></os></domain>"
     )
-    with opened_host(uri, Deadline(30)) as connection:
+    with opened_host(uri, Deadline(60)) as connection:
         before = call("host_info", uri).values["host"]
         domains = [connection.defineXML(document.format(number=number)) for number in range(200)]
         try:
@@ -334,7 +334,7 @@ def test_a_call_into_a_libvirtd_that_has_frozen_ends_and_other_hosts_go_on(lab: 
         with contextlib.suppress(libvirt.libvirtError):
             connection.listAllDomains()
 
-    with opened_host(host, Deadline(30)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         patient = libvirt.open(host)  # without keepalive: its call lasts until the daemon goes on
         asking = threading.Thread(target=ask, args=(connection,), daemon=True)
         waiting = threading.Thread(target=wait, args=(patient,), daemon=True)
@@ -367,7 +367,7 @@ def test_a_host_that_does_not_answer_is_named(lab: Lab, host: str, fault: str, c
     assert caught.value.code == (code or "host_unreachable")
     assert host in str(caught.value)
     assert caught.value.hint
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < FROZEN_SECONDS
 
 
 def test_a_full_pool_is_named_and_nothing_is_left(lab: Lab, host: str, disk: Path) -> None:
@@ -395,7 +395,7 @@ def test_a_network_is_changed_while_it_runs_where_that_can_be(host: str) -> None
         changed = call("network", host, **options)
         assert [change["effect"] for change in changed.values["plan"]] == ["live"]
         assert not call("network", host, **options).changed
-        with opened_host(host, Deadline(10)) as connection:
+        with opened_host(host, Deadline(60)) as connection:
             assert "192.168.77.3" in connection.networkLookupByName("t-net").XMLDesc(0)
         dhcp["end"] = "192.168.77.30"
         with pytest.raises(VirtfleetError, match="restart: true"):

@@ -74,6 +74,7 @@ AT_ONCE: Options = {"name": NAME, "force": True, "grace": 0.0}
 VOLUME = ("volume", {"name": f"{PREFIX}-data", "pool": "default", "size": "8MiB", "format": "raw"})
 DISK: Options = {"name": NAME, "serial": "data", "volume": f"{PREFIX}-data"}
 NIC: Options = {"name": NAME, "mac": OTHER_MAC, "bridge": "vmbr0"}
+FILTERED = ("vm_nic", {"name": NAME, "mac": MAC, "filter": "clean-traffic"})
 SNAPSHOT: Options = {"vm": NAME, "name": f"{PREFIX}-s"}
 IMAGE: Options = {"name": f"{PREFIX}-image", "pool": "default"}
 
@@ -103,6 +104,8 @@ VM_CASES = [
     Case("vm_nic", NIC, (STOPPED,), label="present"),
     Case("vm_nic", NIC, (PAUSED,), label="present-live"),
     Case("vm_nic", {"name": NAME, "mac": MAC, "link": "down", "model": "e1000"}, (PAUSED,), label="changed"),
+    Case("vm_nic", {"name": NAME, "mac": MAC, "filter": "clean-traffic"}, (PAUSED,), label="filtered"),
+    Case("vm_nic", {"name": NAME, "mac": MAC, "filter": "none"}, (STOPPED, FILTERED), label="unfiltered"),
     Case("vm_nic", {"name": NAME, "mac": MAC, "state": "absent"}, (STOPPED,)),
     Case("vm_nic", {"name": NAME, "mac": OTHER_MAC, "state": "absent"}, (STOPPED,), changes=False),
     Case("vm_snapshot", SNAPSHOT, (STOPPED,), label="present"),
@@ -229,7 +232,26 @@ SECRET_CASES = [
     Case("secret", {**SECRET, "state": "absent"}, changes=False),
 ]
 
-CASES = [*VM_CASES, *IMAGE_CASES, *READ_CASES, *POOL_CASES, *NETWORK_CASES, *VOLUME_CASES, *SECRET_CASES]
+RULE: Options = {
+    "action": "accept",
+    "direction": "in",
+    "protocol": "tcp",
+    "match": {"dstportstart": 22, "state": "NEW"},
+}
+FILTER: Options = {"name": f"{PREFIX}-filter", "rules": [RULE, {"filter": "no-mac-spoofing"}]}
+FILTER_CASES = [
+    Case("nwfilter", FILTER, label="present"),
+    Case("nwfilter", FILTER, (("nwfilter", FILTER),), label="present", changes=False),
+    Case("nwfilter", {"name": FILTER["name"]}, (("nwfilter", FILTER),), label="kept", changes=False),
+    Case("nwfilter", {**FILTER, "rules": FILTER["rules"][::-1]}, (("nwfilter", FILTER),), label="reordered"),
+    Case(
+        "nwfilter", {"name": FILTER["name"], "chain": "ipv4-x", "priority": 7}, (("nwfilter", FILTER),), label="moved"
+    ),
+    Case("nwfilter", {"name": FILTER["name"], "state": "absent"}, (("nwfilter", FILTER),)),
+    Case("nwfilter", {"name": FILTER["name"], "state": "absent"}, changes=False),
+]
+
+CASES = [*VM_CASES, *IMAGE_CASES, *READ_CASES, *POOL_CASES, *NETWORK_CASES, *VOLUME_CASES, *SECRET_CASES, *FILTER_CASES]
 
 # Modules without a case here: the test that proves the same of them, as "own test: FILE", the file named from the root.
 REASONS = {
@@ -318,7 +340,9 @@ def picture(uri: str) -> list[str]:
                 root.remove(figure)
             found += [ET.tostring(root, "unicode"), str((pool.isActive(), pool.autostart()))]
             found += [f"{each.path()} {each.info()[:2]}" for each in (pool.listAllVolumes() if pool.isActive() else [])]
-        for secret in connection.listAllSecrets() if uri != TEST_URI else []:  # that driver knows none
+        if uri != TEST_URI:  # that driver knows none
+            found += [each.XMLDesc() for each in connection.listAllNWFilters()]
+        for secret in connection.listAllSecrets() if uri != TEST_URI else []:
             found += [secret.XMLDesc()]
             with suppress(libvirt.libvirtError):  # it is private, or has no value
                 found += [secret.value().decode()]
@@ -340,6 +364,9 @@ def remove_all(uri: str) -> None:
             for volume in pool.listAllVolumes():
                 if volume.name().startswith(PREFIX):
                     volume.delete()
+        for each in connection.listAllNWFilters():
+            if each.name().startswith(PREFIX):
+                each.undefine()
         for secret in connection.listAllSecrets():
             if PREFIX in secret.usageID():
                 secret.undefine()

@@ -40,7 +40,7 @@ def live(fleet: Fleet, vm: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that libvirt says a machine runs with."""
     import xml.etree.ElementTree as ET
 
-    with opened_host(fleet.lab.host(vm["host"]).uri, Deadline(20)) as connection:
+    with opened_host(fleet.lab.host(vm["host"]).uri, Deadline(60)) as connection:
         return settings.read(ET.fromstring(connection.lookupByUUIDString(vm["uuid"]).XMLDesc(0)))
 
 
@@ -116,7 +116,7 @@ def test_what_does_not_fit_or_cannot_be_is_refused_at_once(fleet: Fleet) -> None
 def test_what_the_host_refuses_is_given_back(fleet: Fleet) -> None:
     """The domain is undefined behind the fleet's back: the job fails, and nothing stays reserved."""
     vm = fleet.create("web1", start=False)
-    with opened_host(fleet.lab.host(vm["host"]).uri, Deadline(20)) as connection:
+    with opened_host(fleet.lab.host(vm["host"]).uri, Deadline(60)) as connection:
         domain = connection.lookupByName("web1")
         document = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         domain.undefine()
@@ -157,11 +157,11 @@ def test_disks_and_cards_are_attached_changed_and_detached(fleet: Fleet) -> None
         cli(fleet, "vm", "disk", "attach", "web2", "moved", "--volume", volume, "--bus", "usb")
         assert "32MiB" in cli(fleet, "vm", "disk", "list", "web2")
         cli(fleet, "vm", "disk", "change", "web2", "moved", "--grow-by", "32MiB")
-        with opened_host(uri, Deadline(20)) as connection:
+        with opened_host(uri, Deadline(60)) as connection:
             domain = connection.lookupByUUIDString(other["uuid"])
             assert volume in domain.XMLDesc(0)
         cli(fleet, "vm", "disk", "detach", "web2", "moved")
-        with opened_host(uri, Deadline(20)) as connection:
+        with opened_host(uri, Deadline(60)) as connection:
             pool = connection.storagePoolLookupByName("default")
             assert pool.storageVolLookupByName(volume).info()[1] == 64 * MIB
 
@@ -178,5 +178,5 @@ def test_disks_and_cards_are_attached_changed_and_detached(fleet: Fleet) -> None
         assert "shrinks" in cli(fleet, "vm", "resize", "web1", "--disk", "1GiB", code=2)
     finally:
         fleet.delete_all()
-        wait_until(lambda: not fleet.get("/vms")["items"], 60, "the machines to go")
+        wait_until(lambda: not fleet.get("/vms")["items"], 180, "the machines to go")
         remove_volumes(uri, "default", volume)

@@ -76,7 +76,7 @@ def test_a_volume_is_attached_on_each_bus_and_detached_and_stays(host: str, imag
     done = agreed("vm_disk", host, **options)
     assert (done["disk"]["bus"], done["disk"]["size_bytes"]) == (bus, 16 * MIB)
     assert [entry["effect"] for entry in done["plan"]] == ["live" if state == "paused" else "next_boot"]
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         domain = connection.lookupByName("vm-test")
         documents = [domain.XMLDesc(0), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)]
         assert all(volume in document for document in documents)
@@ -87,7 +87,7 @@ def test_a_volume_is_attached_on_each_bus_and_detached_and_stays(host: str, imag
     call("vm", host, name="vm-test", state="stopped", force=True, grace=0.0)
     gone = agreed("vm_disk", host, name="vm-test", serial="data", state="absent")
     assert gone["disk"] is None
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         assert connection.storagePoolLookupByName("default").storageVolLookupByName(volume).info()[1] == 16 * MIB
 
 
@@ -100,7 +100,7 @@ def test_a_volume_that_is_not_there_is_made_and_goes_again_when_it_cannot_be_att
     done = agreed("vm_disk", host, **options)
     assert [entry["what"] for entry in done["plan"]] == ["volume", "attached"]
     assert done["disk"]["size_bytes"] == 16 * MIB
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         before = things(connection)
         taken: dict[str, Any] = {
             "name": "vm-test",
@@ -155,7 +155,7 @@ def test_what_cannot_be_is_refused_and_leaves_the_machine(
     data_volume(host)
     taken = data_volume(host, "vm-test-taken")
     call("vm", host, name="vm-test-other", vcpus=1, memory="32MiB", disks=[{"name": taken}])
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         before = connection.lookupByName("vm-test").XMLDesc(0)
         for check in (True, False):
             with pytest.raises(VirtfleetError) as failed:
@@ -180,7 +180,7 @@ def test_a_disk_grows_to_a_size_and_by_one_and_the_machine_sees_it(host: str, im
     assert "agent" in grown["filesystem"]["reason"]
     by: dict[str, Any] = {"name": "vm-test", "serial": "root", "grow_by": "1GiB"}
     assert call("vm_disk", host, check=True, **by).after == call("vm_disk", host, **by).after
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         domain = connection.lookupByName("vm-test")
         assert domain.blockInfo("vda")[0] == 3072 * MIB
         pool = connection.storagePoolLookupByName("default")
@@ -194,7 +194,7 @@ def test_a_volume_that_was_made_for_a_machine_and_detached_outlives_it(host: str
     call("vm", host, **machine(image, state="present", disks=[{"image": image, "size": "1GiB"}, {"size": "16MiB"}]))
     agreed("vm_disk", host, name="vm-test", serial="disk1", state="absent")
     call("vm", host, name="vm-test", state="absent", delete_made_volumes=True)
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         left = [name for name in connection.storagePoolLookupByName("default").listVolumes() if "vm-test-5c" in name]
     assert left == [f"vm-test-{UUID[:8]}-disk1"]
 
@@ -202,7 +202,7 @@ def test_a_volume_that_was_made_for_a_machine_and_detached_outlives_it(host: str
 def test_a_running_machine_works_with_its_disks_and_cards(host: str, image: str) -> None:
     """Everything that takes a machine that is awake, in one boot."""
     call("vm", host, **machine(image, state="running", wait_for="agent", timeout=BOOT_SECONDS))
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         domain = connection.lookupByName("vm-test")
         for bus in ("virtio", "scsi", "usb"):
             volume = data_volume(host, f"vm-test-{bus}", "32MiB")
@@ -253,7 +253,7 @@ def test_a_running_machine_works_with_its_disks_and_cards(host: str, image: str)
 @pytest.mark.parametrize("state", ["present", "paused"])
 def test_a_card_is_attached_joined_elsewhere_cut_off_and_detached(host: str, image: str, state: str) -> None:
     call("vm", host, **machine(image, state=state))
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         xml = "<network><name>vm-test-net</name><bridge name='vmtestbr'/></network>"
         network = connection.networkDefineXML(xml)
         network.create()
@@ -267,6 +267,7 @@ def test_a_card_is_attached_joined_elsewhere_cut_off_and_detached(host: str, ima
                 "source": "vmbr0",
                 "model": "virtio",
                 "link": "down",
+                "filter": "none",
             }
             for change in ({"link": "up"}, {"network": "vm-test-net"}, {"bridge": "vmbr0"}):
                 done = agreed("vm_nic", host, **options, **change)
@@ -288,6 +289,8 @@ def test_a_card_is_attached_joined_elsewhere_cut_off_and_detached(host: str, ima
         ({"mac": "52:54:00:aa:bb"}, "invalid"),
         ({"mac": "53:54:00:aa:bb:02", "bridge": "vmbr0"}, "invalid"),
         ({"mac": SECOND, "bridge": "vmbr0; id"}, "invalid"),
+        ({"mac": SECOND, "bridge": "vmbr0", "filter": "no-such-filter"}, "not_found"),
+        ({"mac": SECOND, "bridge": "vmbr0", "filter": "<f/>"}, "invalid"),
         ({"mac": SECOND, "bridge": "vmbr0", "model": "</model>"}, "invalid"),
     ],
 )

@@ -154,7 +154,7 @@ def test_a_machine_without_name_and_uuid_is_refused(hand: Hand, playbook: str) -
 def test_delete_leaves_what_virtfleet_did_not_make_unless_it_is_forced(hand: Hand) -> None:
     host = hand.lab.host("host1").uri
     call("volume", host, name="hand-data", pool="default", size="1MiB")
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         path = connection.storagePoolLookupByName("default").storageVolLookupByName("hand-data").path()
         disk = f"<disk type='file'><source file='{path}'/><target dev='vda'/></disk>"
         body = f"<memory unit='MiB'>16</memory><os><type>hvm</type></os><devices>{disk}</devices>"
@@ -163,7 +163,7 @@ def test_delete_leaves_what_virtfleet_did_not_make_unless_it_is_forced(hand: Han
     assert "virtfleet did not make it" in hand("vm/delete", named, code=2)
     assert hand.machines() == {"hand-other": "host1"}
     assert changed(hand("vm/delete", {**named, "virtfleet_force_unmanaged": True})) == 1
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         assert connection.storagePoolLookupByName("default").storageVolLookupByName("hand-data").path() == path
 
 

@@ -55,7 +55,7 @@ class Guest:
         return [each["name"] for each in found]
 
     def _ask(self, command: str, **arguments: Any) -> Any:
-        with opened_host(self.uri, Deadline(20)) as connection:
+        with opened_host(self.uri, Deadline(60)) as connection:
             domain = connection.lookupByName(self.name)
             text = json.dumps({"execute": command, "arguments": arguments})
             return json.loads(libvirt_qemu.qemuAgentCommand(domain, text, 10, 0))["return"]
@@ -69,7 +69,7 @@ class Guest:
                 return True
             return False
 
-        wait_until(answers, 90, "the agent")
+        wait_until(answers, 180, "the agent")
 
     def write(self, text: str) -> None:
         """Write a file on the machine's disk, down to the disk."""
@@ -94,7 +94,7 @@ class Guest:
             answers.append(self._ask("guest-exec-status", pid=pid))  # told of its end, the agent forgets it
             return bool(answers[-1]["exited"])
 
-        wait_until(ended, 60, "the script")
+        wait_until(ended, 180, "the script")
         return base64.b64decode(answers[-1].get("out-data", "")).decode()
 
     def read(self) -> str | None:
@@ -115,7 +115,7 @@ def guest(lab: Lab) -> Iterator[Guest]:
     call("image", uri, name=BASE, pool="default", src=lab.status()["image"], timeout=120.0)
     yield Guest(uri)
     call("vm", uri, name=NAME, state="absent", delete_made_volumes=True)
-    with opened_host(uri, Deadline(10)) as connection:
+    with opened_host(uri, Deadline(60)) as connection:
         pool = connection.storagePoolLookupByName("default")
         pool.refresh(0)
         left = {name for name in pool.listVolumes() if name.startswith(f"{NAME}-{UUID[:8]}")}

@@ -83,7 +83,7 @@ def test_a_stopped_machine_is_changed_as_predicted_and_once(
     changed = agreed(host, uuid=UUID, **change)
     assert changed["plan"]
     assert not changed["needs_power_cycle"]
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         file = tmp_path / "domain.xml"
         file.write_text(connection.lookupByUUIDString(UUID).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     subprocess.run(["virt-xml-validate", str(file), "domain"], check=True, capture_output=True)
@@ -114,7 +114,7 @@ def test_a_running_machine_gets_vcpus_memory_and_limits_without_a_reboot(host: s
     for memory in ("160MiB", "128MiB"):
         assert {entry["effect"] for entry in agreed(host, name="vm-test", memory=memory)["plan"]} == {"live"}
     call("vm", host, **asked)
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         domain = connection.lookupByName("vm-test")
         begun = domain.info()[4]
         deadline = time.monotonic() + 60
@@ -167,7 +167,7 @@ def test_a_running_machine_gets_vcpus_memory_and_limits_without_a_reboot(host: s
 def test_a_definition_that_does_not_start_is_put_back(host: str, image: str) -> None:
     """Huge pages that the host has not: libvirt takes the definition and fails at the start."""
     call("vm", host, **machine(image))
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         domain = connection.lookupByName("vm-test")
         before = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         options: dict[str, Any] = {"hugepages": "1GiB", "allow_power_cycle": True, "force": True, "grace": 0.0}
@@ -222,7 +222,7 @@ def test_any_machine_is_read_back_as_it_was_made_and_as_it_was_changed(
         call("vm", host, name="vm-test", **wanted)
         left = call("vm", host, name="vm-test", **wanted)
         assert not left.changed, left.values["vm"]["plan"]
-        with opened_host(host, Deadline(10)) as connection:
+        with opened_host(host, Deadline(60)) as connection:
             document = connection.lookupByName("vm-test").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         SCHEMA.assertValid(etree.fromstring(document))
 
@@ -231,7 +231,7 @@ def test_any_machine_is_read_back_as_it_was_made_and_as_it_was_changed(
 def test_an_error_at_any_step_of_a_change_leaves_the_machine_as_it_was(host: str, image: str, when: str) -> None:
     call("vm", host, **machine(image, max_vcpus=2))
     options: dict[str, Any] = {"vcpus": 2, "io": {"iops": 99}, "metadata": {"owner": "x"}, "autostart": True}
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         domain = connection.lookupByName("vm-test")
 
         def now() -> tuple[Any, ...]:
@@ -276,7 +276,7 @@ def test_a_run_killed_at_any_step_of_a_change_is_finished_by_the_next(
 
 def test_firmware_variables_and_saved_state_go_with_their_machine(lab: Lab, host: str, image: str) -> None:
     call("vm", host, **machine(image, firmware="uefi"))
-    with opened_host(host, Deadline(10)) as connection:
+    with opened_host(host, Deadline(60)) as connection:
         domain = connection.lookupByName("vm-test")
         variables = ET.fromstring(domain.XMLDesc(0)).findtext("os/nvram")
         folder = lab.host("host1").folder

@@ -24,6 +24,8 @@ HANGS_ONCE = """
   ansible.builtin.shell: echo done >> {folder}/done
 """
 LEASE = {"VIRTFLEET_LEASE_SECONDS": "1.5"}
+BOUND = 120.0
+"""Seconds; only tells what comes late on a busy machine from what never comes."""
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def hanging_job(bench: Bench) -> str:
 
 def straggler(bench: Bench) -> int:
     notes = bench.folder / "pid"
-    wait_until(lambda: notes.exists() and notes.read_text().strip(), 20, "the first attempt to hang")
+    wait_until(lambda: notes.exists() and notes.read_text().strip(), BOUND, "the first attempt to hang")
     return int(notes.read_text())
 
 
@@ -59,7 +61,7 @@ def is_alive(pid: int) -> bool:
 
 
 def reap_until_requeued(job_id: str) -> None:
-    wait_until(lambda: job_id in reaper.reap(), 10, "the lease to end")
+    wait_until(lambda: job_id in reaper.reap(), BOUND, "the lease to end")
 
 
 def the_job_runs_once_more(bench: Bench, job_id: str) -> None:
@@ -84,7 +86,7 @@ def test_a_worker_killed_alone_takes_its_run_with_it_and_the_job_runs_again(
     process.kill()
     process.wait()
     # Its supervisor notices the death by itself, before anybody reaps.
-    wait_until(lambda: not is_alive(pid), 8, "the supervisor to end the run")
+    wait_until(lambda: not is_alive(pid), BOUND, "the supervisor to end the run")
     assert bench.job(job_id).state == "running"
     reap_until_requeued(job_id)
     assert not Path(f"/dev/shm/virtfleet-{attempt_id}").exists()
@@ -136,7 +138,7 @@ def test_a_worker_told_to_stop_puts_its_jobs_back(bench: Bench, start: Callable[
         (row,) = session.query(Lease).filter(Lease.name.startswith("worker:")).all()
         assert row.until > clock.now()
     process.terminate()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=BOUND) == 0
     assert not is_alive(pid)
     job = bench.job(job_id)
     # The attempt does not count: a fleet may be restarted as often as its people like.

@@ -4,6 +4,7 @@ import typer
 
 from virtfleet.cli import (
     backups,
+    clones,
     context_commands,
     fleet,
     guests,
@@ -23,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt h
 vms.app.command("resize")(vm_changes.resize)
 vms.app.add_typer(vm_changes.disk, name="disk")
 vms.app.add_typer(vm_changes.nic, name="nic")
+vms.app.command("clone")(clones.clone)
 vms.app.command("migrate")(migrations.migrate)
 vms.app.command("preflight")(migrations.preflight)
 vms.app.add_typer(snapshots.app, name="snapshot")

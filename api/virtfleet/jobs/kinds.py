@@ -68,6 +68,7 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("vm.create", "vm/create.yml"),
+        Kind("vm.clone", "vm/clone.yml"),
         Kind("vm.delete", "vm/delete.yml"),
         Kind("vm.start", "vm/start.yml"),
         Kind("vm.stop", "vm/stop.yml"),

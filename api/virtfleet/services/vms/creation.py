@@ -34,7 +34,7 @@ def create(session: Session, who: Principal, new: NewVm) -> tuple[Job, list[Vm]]
     wanted.check(new)
     plan = wanted.decide(session, who, new)
     numbers = [ledger.next_number(session, "vm") for _ in range(new.count)]
-    called = _names(session, who, new, numbers)
+    called = choose_names(session, who, new, numbers)
     decision = decide(session, plan, called, pin=_pin(session, new, plan))
     if not decision["fits"]:
         raise no_room(decision)
@@ -111,7 +111,7 @@ def _in_order(decision: Mapping[str, Any], called: Sequence[str]) -> list[Mappin
     return [by_name[name] for name in called]
 
 
-def _names(session: Session, who: Principal, new: NewVm, numbers: Sequence[int]) -> list[str]:
+def choose_names(session: Session, who: Principal, new: NewVm, numbers: Sequence[int]) -> list[str]:
     """Return the machines' names: the one asked for, or with a position. Raises Problem when one is taken."""
     called = [new.name] if new.count == 1 else [f"{new.name}-{position}" for position in range(1, new.count + 1)]
     for name in called:
@@ -129,7 +129,7 @@ def _names(session: Session, who: Principal, new: NewVm, numbers: Sequence[int])
 
 
 def libvirt_name(session: Session, who: Principal, name: str, number: int) -> str:
-    """Return what a new machine is called on its host: its name, made unique between projects."""
+    """Return what a machine is called on its host: its name, with the project's unless that is the default one."""
     plain = name if who.project_name == DEFAULT_PROJECT else f"{who.project_name}.{name}"
     taken = session.scalar(select(Vm.id).where(Vm.libvirt_name == plain))
     return plain if taken is None else f"{plain}-{number}"
@@ -192,6 +192,7 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
         "state": "paused" if new.paused else "running" if new.start else "present",
         "vcpus": vm.vcpus,
         "memory": format_size(vm.memory_bytes),
+        **new.settings,
         **({"max_vcpus": vm.max_vcpus} if vm.max_vcpus is not None else {}),
         **({"max_memory": format_size(vm.max_memory_bytes)} if vm.max_memory_bytes is not None else {}),
         "disks": [
@@ -202,7 +203,7 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
                 "image": plan.image.volume,
             }
         ],
-        "networks": [_nic(address) for address in vm.addresses],
+        "networks": [nic(address) for address in vm.addresses],
         "cloud_init": {
             "hostname": vm.name.replace("_", "-").replace(".", "-"),
             "ssh_keys": [key.strip() for key in new.ssh_keys],
@@ -222,16 +223,17 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
     }
 
 
-def _nic(address: Any) -> dict[str, Any]:
+def nic(address: Any) -> dict[str, Any]:
+    """Return a card with its reserved address as module `vm` takes it."""
     network = address.network
-    nic: dict[str, Any] = {"network" if network.kind == "nat" else "bridge": network.source, "mac": address.mac}
+    card: dict[str, Any] = {"network" if network.kind == "nat" else "bridge": network.source, "mac": address.mac}
     if address.address is not None:
-        nic["address"] = f"{address.address}/{network.cidr.rpartition('/')[2]}"
+        card["address"] = f"{address.address}/{network.cidr.rpartition('/')[2]}"
         if network.gateway:
-            nic["gateway"] = network.gateway
+            card["gateway"] = network.gateway
         if network.dns:
-            nic["dns"] = list(network.dns)
-    return nic
+            card["dns"] = list(network.dns)
+    return card
 
 
 def submit(session: Session, who: Principal, vms: Sequence[Vm], context: Mapping[str, Any]) -> Job:

@@ -12,7 +12,18 @@ from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
 from virtfleet.services import images, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, backups, creation, disks, mending, migration, nics, resizing, snapshots
+from virtfleet.services.vms import (
+    actions,
+    backups,
+    cloning,
+    creation,
+    disks,
+    mending,
+    migration,
+    nics,
+    resizing,
+    snapshots,
+)
 
 STATES = {"running": "running", "stopped": "stopped", "present": "stopped", "paused": "paused", "crashed": "crashed"}
 """What the module says of a machine, in the words of the rows."""
@@ -82,6 +93,17 @@ def created(session: Session, job: Job, outcome: Outcome) -> None:
             vm.error = error_of(job, outcome, item)
             left.append(vm)
     actions.clean_up(session, left)
+    if made and outcome.state == "succeeded" and job.context.get("delete_source"):
+        cloning.replace(session, job)
+
+
+@kinds.finisher("vm.clone")
+def cloned(session: Session, job: Job, outcome: Outcome) -> None:
+    """Keep the clone, or undo it; its source is as it was, unless it was to be replaced."""
+    source = session.get(Vm, job.subjects[1]["id"])
+    for _, vm in list(_vms(session, job)):
+        cloning.settle(vm, source, (_item(outcome, vm) or {}).get("disks") or [])
+    created(session, job, outcome)
 
 
 @kinds.reviser("vm.create")
@@ -234,6 +256,16 @@ def moved(session: Session, job: Job, outcome: Outcome) -> None:
         tell(session, vm)
 
 
+@kinds.reviser("vm.migrate")
+def go_elsewhere(session: Session, job: Job, outcome: Outcome) -> Revision | None:
+    """Try the next best host when the one that placement chose cannot take the machine."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm)
+        if item is not None and item.get("failed") and vm.state != "deleting":
+            return migration.elsewhere(session, vm, job, item)
+    return None
+
+
 @kinds.reviser("vm.mend")
 def mend_again(session: Session, job: Job, outcome: Outcome) -> Revision | None:
     """Try again until it is done; the machine is free as soon as it is certain that it is where it was."""
@@ -303,6 +335,7 @@ def restored(session: Session, job: Job, outcome: Outcome) -> None:
         if item is not None and not item.get("failed"):
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
             vm.error = None
+            backups.settle(vm, (item.get("vm") or {}).get("disks") or [])
             vm.observed_at = clock.now()
             tell(session, vm)
         elif vm.state == "building" and job.started_at is None:

@@ -50,6 +50,8 @@ class NewVm:
     wait_for: str | None = None
     start: bool = True
     paused: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings, as module `vm` takes them."""
     label: str | None = None
     """The name that S1's contract shows for it: there, names may be equal."""
 

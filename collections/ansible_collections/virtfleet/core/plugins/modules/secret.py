@@ -11,7 +11,7 @@ module: secret
 short_description: Secrets that libvirt keeps
 version_added: 0.1.0
 description:
-  - Keeps a passphrase or key with a host's libvirt: of an encrypted volume, Ceph, iSCSI, TLS or a virtual TPM.
+  - Keeps a passphrase or key with a host's libvirt, that of an encrypted volume, Ceph, iSCSI, TLS or a virtual TPM.
   - A secret is known by what it is for, O(usage) and O(usage_id), of which libvirt has at most one.
   - Its value is in no result, no diff and no log.
 options:

@@ -648,7 +648,12 @@ from typing import Any
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded, opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_recipe, vm_settings
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Wanted, check_distinct
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import (
+    CLOUD_INIT,
+    NETWORKS,
+    Wanted,
+    check_distinct,
+)
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -687,28 +692,8 @@ ONE: dict[str, Any] = {
             "serial": {"type": "str"},
         },
     },
-    "networks": {
-        "type": "list",
-        "elements": "dict",
-        "options": {
-            "bridge": {"type": "str"},
-            "network": {"type": "str"},
-            "mac": {"type": "str"},
-            "model": {"type": "str", "default": "virtio"},
-            "address": {"type": "str"},
-            "gateway": {"type": "str"},
-            "dns": {"type": "list", "elements": "str"},
-        },
-    },
-    "cloud_init": {
-        "type": "dict",
-        "options": {
-            "hostname": {"type": "str"},
-            "ssh_keys": {"type": "list", "elements": "str", "no_log": False},
-            "user_data": {"type": "str", "no_log": True},
-            "user_data_src": {"type": "path"},
-        },
-    },
+    "networks": NETWORKS,
+    "cloud_init": CLOUD_INIT,
     "metadata": {"type": "dict"},
     "wait_for": {"type": "str", "choices": ["none", "running", "address", "agent"], "default": "running"},
     "grace": {"type": "float", "default": 60.0},

@@ -43,6 +43,11 @@ options:
     description: Whether its cable is plugged in.
     type: str
     choices: [up, down]
+  filter:
+    description:
+      - The network filter (M(virtfleet.core.nwfilter)) that says what the card may send and get; V(none) takes it away.
+      - libvirt learns the card's address itself where a filter needs it.
+    type: str
   managed_only:
     description:
       - Whether to refuse a machine that was not made by virtfleet, which its metadata would say.
@@ -89,6 +94,7 @@ nic:
     source: vmbr1
     model: virtio
     link: up
+    filter: none
 plan:
   description: What changed or would change, each with C(what), C(before), C(after) and C(effect).
   returned: success
@@ -109,6 +115,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, shown
+from ansible_collections.virtfleet.core.plugins.module_utils.nwfilter_rules import check_filter_name
 
 SPEC: dict[str, Any] = {
     **COMMON,
@@ -120,6 +127,7 @@ SPEC: dict[str, Any] = {
     "network": {"type": "str"},
     "model": {"type": "str"},
     "link": {"type": "str", "choices": ["up", "down"]},
+    "filter": {"type": "str"},
     "managed_only": {"type": "bool", "default": False},
 }
 RULES: dict[str, Any] = {"required_one_of": [("name", "uuid")], "mutually_exclusive": [("bridge", "network")]}
@@ -158,7 +166,9 @@ def _wanted(params: dict[str, Any]) -> vm_nic.Wanted:
         check_name(source[1], source[0])
     if params["model"] is not None:
         check_name(params["model"], "card model")
-    return vm_nic.Wanted(mac, source, params["model"], params["link"])
+    if params["filter"] is not None:
+        check_filter_name(params["filter"])
+    return vm_nic.Wanted(mac, source, params["model"], params["link"], params["filter"])
 
 
 def main() -> None:

@@ -55,12 +55,13 @@ def read_nic(nic: ET.Element | None) -> dict[str, Any]:
     if nic is None:
         return {"attached": False}
     kind = nic.get("type", "")
-    source, model, link = nic.find("source"), nic.find("model"), nic.find("link")
+    source, model, link, reference = (nic.find(tag) for tag in ("source", "model", "link", "filterref"))
     return {
         "attached": True,
         "source": {"kind": kind, "name": None if source is None else source.get(kind)},
         "model": None if model is None else model.get("type"),
         "link": "up" if link is None else link.get("state", "up"),
+        "filter": "none" if reference is None else reference.get("filter"),
     }
 
 
@@ -146,12 +147,14 @@ def find_scsi_controller(root: ET.Element) -> ET.Element | None:
 
 
 def nic_element(wanted: dict[str, Any], mac: str) -> ET.Element:
-    """Return a network card; `wanted` has source, model and link."""
+    """Return a network card; `wanted` has source, model, link and filter."""
     source = wanted["source"]
     element = ET.Element("interface", type=source["kind"])
     ET.SubElement(element, "mac", address=mac)
     ET.SubElement(element, "source", {source["kind"]: source["name"]})
     ET.SubElement(element, "model", type=wanted["model"])
+    if wanted["filter"] != "none":
+        ET.SubElement(element, "filterref", filter=wanted["filter"])
     if wanted["link"] == "down":
         ET.SubElement(element, "link", state="down")
     return element
@@ -168,5 +171,10 @@ def write_nic(nic: ET.Element, name: str, value: Any) -> None:
         child(nic, "model").set("type", value)
         for address in nic.findall("address"):
             nic.remove(address)
+    elif name == "filter":
+        for reference in nic.findall("filterref"):
+            nic.remove(reference)
+        if value != "none":
+            ET.SubElement(nic, "filterref", filter=value)
     else:
         child(nic, "link").set("state", value)

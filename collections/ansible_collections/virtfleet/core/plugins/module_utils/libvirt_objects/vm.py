@@ -35,7 +35,7 @@ ASK_AGAIN_SECONDS = 5.0
 AGENT_SECONDS = 2
 MAX_ADDRESSES = 64
 """What is inside a machine may say anything: more than this of it is not worth carrying on."""
-_OWN_VOLUME = re.compile(r"root|disk[0-9]+|seed\.iso")
+_OWN_VOLUME = re.compile(r"(root|disk[0-9]+)(\.part)?|seed\.iso|clone\.part")
 _STATES = {1: "running", 2: "running", 3: "paused", 4: "running", 5: "stopped", 6: "crashed", 7: "paused"}
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import uuid as uuids
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_undo import Undo
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done, Wanted, source_of
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_disk_size
@@ -52,14 +53,16 @@ def make(connection: libvirt.virConnect, wanted: Wanted, *, check: bool, deadlin
     after_state = "stopped" if state == "present" else state
     after = {"name": wanted.name, "state": after_state}
     uuid = wanted.uuid or str(uuids.uuid4())
-    undo = _Undo()
+    undo = Undo()
     try:
         plan = _Plan(connection, wanted, uuid)
         if check:
             plan.look()
             return Done(True, {"name": wanted.name, "uuid": wanted.uuid, "state": after_state}, None, after)
         plan.make(undo)
-        domain = _define(connection, wanted, uuid, build(plan.spec), undo)
+        # What was patched may be nonsense: libvirt drops what it does not know, unless it is told to check.
+        validate = bool(options["xml_patch"])
+        domain = define(connection, wanted.name, uuid, build(plan.spec), undo, validate=validate)
         if options["autostart"]:
             domain.setAutostart(1)
         if state != "present":
@@ -80,64 +83,28 @@ def make(connection: libvirt.virConnect, wanted: Wanted, *, check: bool, deadlin
         raise
 
 
-def _define(connection: libvirt.virConnect, wanted: Wanted, uuid: str, document: str, undo: _Undo) -> libvirt.virDomain:
-    """Define the machine, unless another run was quicker: libvirt would replace that one's definition silently."""
-    if vms.find(connection, wanted.name, uuid) is not None:
+def define(
+    connection: libvirt.virConnect, name: str, uuid: str, document: str, undo: Undo, *, validate: bool = False
+) -> libvirt.virDomain:
+    """Define a machine, unless another run was quicker: libvirt would replace that one's definition silently."""
+    if vms.find(connection, name, uuid) is not None:
         undo.forget()  # the volumes are that run's now: they have the same names
         hint = "Look at that run; this one has left the machine alone."
-        raise VirtfleetError(f"make machine {wanted.name}", "another run has just made it", hint, "already_exists")
-    undo.add(lambda: _drop(connection, uuid))
+        raise VirtfleetError(f"make machine {name}", "another run has just made it", hint, "already_exists")
+    undo.add(lambda: drop(connection, uuid))
     try:
-        # What was patched may be nonsense: libvirt drops what it does not know, unless it is told to check.
-        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if wanted.options["xml_patch"] else 0
-        domain = connection.defineXMLFlags(document, flags) if flags else connection.defineXML(document)
+        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
+        return connection.defineXMLFlags(document, flags) if flags else connection.defineXML(document)
     except libvirtError as error:
-        raise translate(error, f"define machine {wanted.name}") from error
-    return domain
+        raise translate(error, f"define machine {name}") from error
 
 
-def _drop(connection: libvirt.virConnect, uuid: str) -> None:
+def drop(connection: libvirt.virConnect, uuid: str) -> None:
+    """Take a machine's definition away, if it is there; its power is cut first."""
     domain = vms.find(connection, None, uuid)
     if domain is not None:
         vms.destroy(domain)
         vms.undefine(domain)
-
-
-class _Undo:
-    """What was made so far, so that it can be taken back in reverse order."""
-
-    def __init__(self) -> None:
-        self._steps: list[Callable[[], Any]] = []
-
-    def add(self, step: Callable[[], Any]) -> None:
-        self._steps.append(step)
-
-    def drop_last(self) -> None:
-        """Take all but the last step back: that one's thing is somebody else's."""
-        self._steps.pop()
-
-    def forget(self) -> None:
-        """Take nothing back: it is somebody else's."""
-        self._steps.clear()
-
-    def run(self) -> bool:
-        """Take everything back; False when some of it could not be."""
-        cleaned = True
-        for step in reversed(self._steps):
-            try:
-                step()
-            except (VirtfleetError, libvirtError):
-                cleaned = False
-        return cleaned
-
-    def explain(self, error: VirtfleetError) -> None:
-        """Take everything back, and say in the error what became of it."""
-        made = bool(self._steps)
-        error.values["cleaned"] = cleaned = self.run()
-        if made:
-            gone = "What was made for it has been removed again."
-            left = "Some of what was made for it is left: run the same again, or delete the machine."
-            error.hint = f"{error.hint} {gone if cleaned else left}".lstrip()
 
 
 class _Plan:
@@ -163,7 +130,7 @@ class _Plan:
             self._disks.append(Disk(f"/{name}", disk["format"] or "qcow2", serial=devices.serial_of(disk, number)))
         build(self.spec)
 
-    def make(self, undo: _Undo) -> None:
+    def make(self, undo: Undo) -> None:
         """Make the volumes; what is made is noted in `undo` at once."""
         self._cards = self._nics()
         files = self._seed_files()
@@ -210,7 +177,7 @@ class _Plan:
         """Tell whether only an earlier attempt at this very machine can have made it: the name holds the UUID."""
         return name.startswith(volume_prefix(self._wanted.name, self._uuid))
 
-    def _make_disk(self, number: int, disk: dict[str, Any], undo: _Undo) -> None:
+    def _make_disk(self, number: int, disk: dict[str, Any], undo: Undo) -> None:
         pool, name = self._pool(disk["pool"]), self._disk_name(number, disk)
         volume, base = self._check_disk(pool, disk, name)
         if disk["image"] is not None or disk["size"] is not None:
@@ -222,7 +189,7 @@ class _Plan:
             Disk(
                 described["path"],
                 described["format"],
-                _is_block(volume),
+                is_block(volume),
                 devices.serial_of(disk, number),
             )
         )
@@ -233,7 +200,7 @@ class _Plan:
         name: str,
         disk: dict[str, Any],
         base: libvirt.virStorageVol | None,
-        undo: _Undo,
+        undo: Undo,
     ) -> libvirt.virStorageVol:
         size = parse_disk_size(disk["size"], "the size of a disk") if disk["size"] is not None else None
         undo.add(lambda: volumes.delete(pool, name))
@@ -252,7 +219,7 @@ class _Plan:
             volumes.check_removal(self._connection, pool, volume)
             volumes.delete(pool, volume.name())
 
-    def _make_seed(self, files: dict[str, bytes], undo: _Undo) -> None:
+    def _make_seed(self, files: dict[str, bytes], undo: Undo) -> None:
         first = (self._options["disks"] or [{}])[0]
         pool = self._pool(first.get("pool") or "default")
         name = f"{volume_prefix(self._wanted.name, self._uuid)}seed.iso"
@@ -260,28 +227,14 @@ class _Plan:
         undo.add(lambda: volumes.delete(pool, name))
         volume = volumes.write_bytes(pool, name, seed.image(files))
         self._made.append({"pool": pool.name(), "name": name})
-        self._disks.append(Disk(volume.path(), "raw", _is_block(volume), "seed", read_only=True))
+        self._disks.append(Disk(volume.path(), "raw", is_block(volume), "seed", read_only=True))
 
     def _seed_files(self) -> dict[str, bytes]:
         given = self._options["cloud_init"]
         if given is None:
             return {}
-        user_data = given["user_data"]
-        if given["user_data_src"] is not None:
-            user_data = _read(given["user_data_src"], self._goal)
-        cards = []
-        for nic in self._options["networks"] or []:
-            if nic["mac"] is None:
-                hint = "Give each of networks its mac, so that cloud-init can tell the cards apart."
-                raise VirtfleetError(self._goal, "cloud_init needs the MAC of each card", hint, "invalid")
-            cards.append(seed.Nic(nic["mac"], nic["address"], nic["gateway"], tuple(nic["dns"] or ())))
-        return seed.files(
-            instance_id=self._uuid,
-            hostname=given["hostname"] or self._wanted.name,
-            ssh_keys=given["ssh_keys"] or [],
-            user_data=user_data,
-            nics=cards,
-        )
+        networks = self._options["networks"] or []
+        return seed_files(given, networks, instance_id=self._uuid, name=self._wanted.name, wanted=self._goal)
 
     def _nics(self) -> tuple[Nic, ...]:
         cards = []
@@ -322,6 +275,28 @@ class _Plan:
         )
 
 
+def seed_files(
+    given: dict[str, Any], networks: Sequence[dict[str, Any]], *, instance_id: str, name: str, wanted: str
+) -> dict[str, bytes]:
+    """Return the files of a machine's seed, from the options `cloud_init` and `networks`. Raises VirtfleetError."""
+    user_data = given["user_data"]
+    if given["user_data_src"] is not None:
+        user_data = _read(given["user_data_src"], wanted)
+    cards = []
+    for nic in networks:
+        if nic["mac"] is None:
+            hint = "Give each of networks its mac, so that cloud-init can tell the cards apart."
+            raise VirtfleetError(wanted, "cloud_init needs the MAC of each card", hint, "invalid")
+        cards.append(seed.Nic(nic["mac"], nic["address"], nic["gateway"], tuple(nic["dns"] or ())))
+    return seed.files(
+        instance_id=instance_id,
+        hostname=given["hostname"] or name,
+        ssh_keys=given["ssh_keys"] or [],
+        user_data=user_data,
+        nics=cards,
+    )
+
+
 def _is_new(volume: libvirt.virStorageVol) -> bool:
     """Tell whether nothing was ever written into a volume, as far as its size on disk tells; False in doubt.
 
@@ -332,7 +307,8 @@ def _is_new(volume: libvirt.virStorageVol) -> bool:
     return bool(described["allocation_bytes"] <= (limit if described["format"] == "qcow2" else _NEW_RAW_BYTES))
 
 
-def _is_block(volume: libvirt.virStorageVol) -> bool:
+def is_block(volume: libvirt.virStorageVol) -> bool:
+    """Tell whether a volume is a block device."""
     return bool(volume.info()[0] == libvirt.VIR_STORAGE_VOL_BLOCK)
 
 

@@ -14,7 +14,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils import plan
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import devices
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import written
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_device
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import nwfilter, vm_device
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_device import Done, Machine
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -23,23 +23,29 @@ try:
 except ImportError:
     libvirt = None
 
-NEW: dict[str, Any] = {"source": None, "model": "virtio", "link": "up"}
+NEW: dict[str, Any] = {"source": None, "model": "virtio", "link": "up", "filter": "none"}
 """How a card is when nothing else is said."""
+_HOT = ("source", "link", "filter")
+"""What changes while the machine runs."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A card as it is wanted; None leaves it as it is. `source` is (bridge or network, its name)."""
+    """A card as it is wanted; None leaves it as it is. `source` is (bridge or network, its name).
+
+    `filter` is the name of a network filter, or none.
+    """
 
     mac: str
     source: tuple[str, str] | None = None
     model: str | None = None
     link: str | None = None
+    filter: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What was named of the card."""
-        named: dict[str, Any] = {"model": self.model, "link": self.link}
+        named: dict[str, Any] = {"model": self.model, "link": self.link, "filter": self.filter}
         if self.source is not None:
             named["source"] = {"kind": self.source[0], "name": self.source[1]}
         return {name: value for name, value in named.items() if value is not None}
@@ -58,11 +64,14 @@ def present(machine: Machine, wanted: Wanted, *, check: bool) -> Done:
     if wanted.source is None and not any(state is not None and state["attached"] for state in (kept, live)):
         hint = "Give the bridge or network to join it to."
         raise VirtfleetError(goal, "it has no card of that address", hint, "not_found")
+    if wanted.filter not in (None, "none") and nwfilter.find(machine.domain.connect(), wanted.filter) is None:
+        hint = "Define it with module nwfilter."
+        raise VirtfleetError(goal, f"there is no network filter {wanted.filter}", hint, "not_found")
     asked: dict[str, Any] = {"attached": True, **wanted.settings}
     for state in (kept, live):
         if state is not None and not state["attached"]:
             state.update(asked | {"attached": False})  # it comes with all that is asked for
-    update = plan.update(asked, kept, live, vm_device.effects(machine, ("source", "link")))
+    update = plan.update(asked, kept, live, vm_device.effects(machine, _HOT))
     done = Done(
         update,
         None,
@@ -105,6 +114,7 @@ def described(machine: Machine, mac: str) -> dict[str, Any] | None:
                 "source": facts["source"]["name"],
                 "model": facts["model"],
                 "link": facts["link"],
+                "filter": facts["filter"],
             }
     return None
 
@@ -122,7 +132,7 @@ def _make_so(machine: Machine, wanted: Wanted, update: plan.Update) -> None:
         live = machine.live is not None and in_live is None
         kept = machine.kept is not None and in_kept is None
         vm_device.attach(machine, element, partial(devices.find_nic, mac=wanted.mac), live=live, kept=kept)
-    hot = [name for name in update.names(plan.LIVE) if name in ("source", "link")]
+    hot = [name for name in update.names(plan.LIVE) if name in _HOT]
     if in_live is not None and hot:
         before = written(in_live)
         changed = ET.fromstring(before)

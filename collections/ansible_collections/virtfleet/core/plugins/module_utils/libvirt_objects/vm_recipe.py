@@ -68,7 +68,7 @@ def _change(
 ) -> Done:
     facts = vms.describe(domain)
     _refuse_unmanaged(wanted, facts)
-    _refuse_older(wanted, facts)
+    refuse_older(wanted.attempt, facts)
     options, state, goal = wanted.options, facts["state"], wanted.state
     after_state = {"restarted": "running", "present": state}.get(goal, goal)
     todo = _step(connection, wanted, domain, state, deadline)
@@ -217,12 +217,13 @@ def _refuse_unmanaged(wanted: Wanted, facts: dict[str, Any]) -> None:
         )
 
 
-def _refuse_older(wanted: Wanted, facts: dict[str, Any]) -> None:
+def refuse_older(attempt: int, facts: dict[str, Any]) -> None:
+    """Refuse to work on a machine that a later attempt has in hand; attempt 0 is nobody's. Raises VirtfleetError."""
     kept = facts["metadata"].get("attempt")
-    if wanted.attempt and isinstance(kept, int) and wanted.attempt < kept:
+    if attempt and isinstance(kept, int) and attempt < kept:
         raise VirtfleetError(
             f"work on machine {facts['name']}",
-            f"attempt {kept} has it already, this is attempt {wanted.attempt}",
+            f"attempt {kept} has it already, this is attempt {attempt}",
             "Let the newer run finish; this one is out of date.",
             "refused",
         )

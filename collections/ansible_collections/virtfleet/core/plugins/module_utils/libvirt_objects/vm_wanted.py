@@ -21,6 +21,29 @@ MAX_SERIAL_LENGTH = 20
 MAX_DISKS = 25
 """vda to vdz, one of them for the seed."""
 LONGEST_GRACE_SECONDS = 86400.0
+NETWORKS: dict[str, Any] = {
+    "type": "list",
+    "elements": "dict",
+    "options": {
+        "bridge": {"type": "str"},
+        "network": {"type": "str"},
+        "mac": {"type": "str"},
+        "model": {"type": "str", "default": "virtio"},
+        "address": {"type": "str"},
+        "gateway": {"type": "str"},
+        "dns": {"type": "list", "elements": "str"},
+    },
+}
+CLOUD_INIT: dict[str, Any] = {
+    "type": "dict",
+    "options": {
+        "hostname": {"type": "str"},
+        "ssh_keys": {"type": "list", "elements": "str", "no_log": False},
+        "user_data": {"type": "str", "no_log": True},
+        "user_data_src": {"type": "path"},
+    },
+}
+"""The options `networks` and `cloud_init` of the modules that make machines."""
 
 
 @dataclass

@@ -168,7 +168,7 @@ def grow(volume: libvirt.virStorageVol, size_bytes: int) -> None:
     try:
         volume.resize(size_bytes, 0)
     except libvirtError as error:
-        raise _explained(error, f"resize volume {volume.name()} to {about(size_bytes)}", volume) from error
+        raise explained(error, f"resize volume {volume.name()} to {about(size_bytes)}", volume) from error
 
 
 def upload(volume: libvirt.virStorageVol, source: BinaryIO, size_bytes: int, deadline: Deadline, wanted: str) -> None:
@@ -212,7 +212,7 @@ def upload(volume: libvirt.virStorageVol, source: BinaryIO, size_bytes: int, dea
         text = f"the upload took longer than {deadline.seconds:g} s"
         raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout") from error
     except libvirtError as error:
-        raise _explained(error, wanted, volume) from error
+        raise explained(error, wanted, volume) from error
     finally:
         if stream is not None:
             with contextlib.suppress(libvirtError):
@@ -254,7 +254,7 @@ def write_bytes(pool: libvirt.virStoragePool, name: str, data: bytes) -> libvirt
     except libvirtError as error:
         with contextlib.suppress(libvirtError):
             volume.delete(0)
-        raise _explained(error, f"write volume {name}", volume) from error
+        raise explained(error, f"write volume {name}", volume) from error
     return volume
 
 
@@ -347,10 +347,10 @@ def _create(
             return pool.createXMLFrom(document, original, 0)
         return pool.createXML(document, 0)
     except libvirtError as error:
-        raise _explained(error, wanted, pool) from error
+        raise explained(error, wanted, pool) from error
 
 
-def _explained(error: Exception, wanted: str, place: libvirt.virStoragePool | libvirt.virStorageVol) -> VirtfleetError:
+def explained(error: Exception, wanted: str, place: libvirt.virStoragePool | libvirt.virStorageVol) -> VirtfleetError:
     """Translate, and find out whether the pool is full where libvirt only says that a program failed."""
     translated = translate(error, wanted)
     if translated.code in ("internal", "pool_full"):

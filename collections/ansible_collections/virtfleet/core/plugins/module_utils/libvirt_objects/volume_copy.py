@@ -1,0 +1,96 @@
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The file of a volume, copied byte by byte: what lies below it stays below the copy, its snapshots are in it too.
+
+libvirt's own copy (`volume.make_copy`) makes one independent volume of the whole chain, without snapshots.
+The bytes go through the process that asks, from one of libvirt's streams into the other; holes are told, not sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import xml.etree.ElementTree as ET
+
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+
+try:
+    import libvirt
+    from libvirt import libvirtError
+except ImportError:
+    libvirtError = OSError
+
+_CHUNK_BYTES = 256 * 2**10
+_HOLE = -3
+"""What libvirt's stream answers where a hole begins."""
+
+
+def stamp(volume: libvirt.virStorageVol) -> tuple[str | None, str | None]:
+    """Return what changes when a volume's file is written to: its length and the moment of the last change."""
+    try:
+        root = ET.fromstring(volume.XMLDesc(0))
+    except libvirtError as error:
+        raise translate(error, "describe a volume") from error
+    return root.findtext("physical"), root.findtext("target/timestamps/mtime")
+
+
+def copy_file(
+    original: libvirt.virStorageVol, pool: libvirt.virStoragePool, name: str, deadline: Deadline
+) -> libvirt.virStorageVol:
+    """Make a volume with the very bytes of another one; it is removed again when that fails.
+
+    Raises VirtfleetError: `timeout`, `pool_full`, `already_exists` and libvirt's.
+    """
+    wanted = f"copy volume {original.name()} to {name}"
+    size = volumes.describe(original)["physical_bytes"] or 0
+    volumes.make_for_upload(pool, name)
+    try:
+        made = volumes.find(pool, name)
+        _pump(original, made, size, deadline, wanted)
+        pools.refresh(pool, deadline)  # libvirt reads the format, and what lies below
+        copied = volumes.find(pool, name)
+        if copied is None:
+            raise VirtfleetError(wanted, "the copy has vanished from the pool", "Look who removed it.", "not_found")
+        return copied
+    except BaseException:
+        with contextlib.suppress(VirtfleetError):  # what stopped the copy may stop this too
+            volumes.delete(pool, name)
+        raise
+
+
+def _pump(
+    original: libvirt.virStorageVol, made: libvirt.virStorageVol, size_bytes: int, deadline: Deadline, wanted: str
+) -> None:
+    connection = original.connect()
+    streams = []
+    try:
+        incoming = connection.newStream(0)
+        original.download(incoming, 0, size_bytes, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+        streams.append(incoming)
+        outgoing = connection.newStream(0)
+        made.upload(outgoing, 0, size_bytes, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
+        streams.append(outgoing)
+        while True:
+            if deadline.passed:
+                text = f"the copy took longer than {deadline.seconds:g} s"
+                raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout")
+            data = incoming.recvFlags(_CHUNK_BYTES, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
+            if data == _HOLE:
+                outgoing.sendHole(incoming.recvHole(0), 0)
+            elif not data:
+                break
+            else:
+                while data:
+                    data = data[outgoing.send(data) :]
+        while streams:
+            streams[-1].finish()
+            streams.pop()
+    except libvirtError as error:
+        raise volumes.explained(error, wanted, made) from error
+    finally:
+        for stream in streams:
+            with contextlib.suppress(libvirtError):
+                stream.abort()
