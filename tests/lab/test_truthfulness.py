@@ -121,6 +121,24 @@ VM_CASES = [
     Case("vm_migrate", {"name": NAME, "target_uri": TARGET}, (STOPPED,), label="offline"),
 ]
 
+CLONE: Options = {"source": NAME, "name": f"{NAME}-two"}
+BACKUP: Options = {"vm": NAME, "name": f"{PREFIX}-b", "pool": "default"}
+RESTORE: Options = {"vm": NAME, "backup": BACKUP["name"], "pool": "default", "new_name": f"{NAME}-again"}
+MARK: Options = {"vm": NAME, "name": f"{PREFIX}-mark"}
+COPY_CASES = [
+    Case("vm_clone", CLONE, (STOPPED,), label="full"),
+    Case("vm_clone", {**CLONE, "state": "paused"}, (STOPPED,)),
+    Case("vm_clone", {**CLONE, "state": "running"}, (STOPPED,)),
+    Case("vm_backup", BACKUP, (STOPPED,), label="present"),
+    Case("vm_backup", {**BACKUP, "state": "absent"}, (STOPPED, ("vm_backup", BACKUP))),
+    Case("vm_backup", {**BACKUP, "state": "absent"}, (STOPPED,), changes=False),
+    Case("vm_restore", RESTORE, (STOPPED, ("vm_backup", BACKUP)), label="as-new"),
+    Case("vm_backup_info", {"pool": "default"}, (STOPPED, ("vm_backup", BACKUP)), changes=False),
+    Case("vm_checkpoint", MARK, (PAUSED,), label="present"),
+    Case("vm_checkpoint", {**MARK, "state": "absent"}, (PAUSED, ("vm_checkpoint", MARK))),
+    Case("vm_checkpoint", {**MARK, "state": "absent"}, (PAUSED,), changes=False),
+]
+
 IMAGE_CASES = [
     Case("image", {**IMAGE, "src": FILE}, label="present"),
     Case("image", {**IMAGE, "src": FILE}, (("image", {**IMAGE, "src": FILE}),), label="present", changes=False),
@@ -255,7 +273,17 @@ FILTER_CASES = [
     Case("nwfilter", {"name": FILTER["name"], "state": "absent"}, changes=False),
 ]
 
-CASES = [*VM_CASES, *IMAGE_CASES, *READ_CASES, *POOL_CASES, *NETWORK_CASES, *VOLUME_CASES, *SECRET_CASES, *FILTER_CASES]
+CASES = [
+    *VM_CASES,
+    *COPY_CASES,
+    *IMAGE_CASES,
+    *READ_CASES,
+    *POOL_CASES,
+    *NETWORK_CASES,
+    *VOLUME_CASES,
+    *SECRET_CASES,
+    *FILTER_CASES,
+]
 
 # Modules without a case here: the test that proves the same of them, as "own test: FILE", the file named from the root.
 REASONS = {
@@ -338,6 +366,8 @@ def picture(uri: str) -> list[str]:
         for domain in connection.listAllDomains():
             found += [domain.XMLDesc(0), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), str(domain.state())]
             found += [str(domain.autostart()), *(each.getXMLDesc() for each in domain.listAllSnapshots())]
+            if uri != TEST_URI:
+                found += [each.getName() for each in domain.listAllCheckpoints()]
         for pool in connection.listAllStoragePools():
             root = ET.fromstring(pool.XMLDesc(0))
             for figure in [*root.iterfind("capacity"), *root.iterfind("allocation"), *root.iterfind("available")]:
@@ -362,7 +392,9 @@ def remove_all(uri: str) -> None:
             if domain.name().startswith(PREFIX):
                 with suppress(libvirt.libvirtError):
                     domain.destroy()
-                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
+                domain.undefineFlags(
+                    libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                )
         for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
             pool.refresh()
             for volume in pool.listAllVolumes():
