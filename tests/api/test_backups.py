@@ -118,8 +118,16 @@ def test_in_place_it_goes_to_the_machine_where_the_backup_is(client: FlaskClient
     status, answer = post(client, f"/backups/{backup}/restore", {"stop": True})
     assert status == 202
     assert variables(answer["job"]["id"])["virtfleet_restore"] == {"backup": "b1", "stop": True}
-    ended(answer["job"]["id"], {"vm": {"state": "stopped"}})
+    with database.write() as session:
+        vm = session.get_one(Vm, vm_id)
+        vm.attached = [{"serial": "data", "volume": "web1-data", "read_only": False}]
+        vm.spec = {**vm.spec, "disks": [{"name": "web1-root", "pool": "default"}]}
+    disks = [{"serial": None, "source": "/pool/web1-root.r1"}, {"serial": "data", "source": "/pool/web1-data.r1"}]
+    ended(answer["job"]["id"], {"vm": {"state": "stopped", "disks": disks}})
     assert client.get("/api/v1/vms/web1").get_json()["state"] == "stopped"
+    with database.read() as session:
+        vm = session.get_one(Vm, vm_id)
+        assert (vm.spec["disks"][0]["name"], vm.attached[0]["volume"]) == ("web1-root.r1", "web1-data.r1")
     assert post(client, f"/backups/{backup}/restore", {"name": "x", "stop": True})[0] == 422
     with database.write() as session:
         vm = session.get_one(Vm, vm_id)

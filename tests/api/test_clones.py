@@ -138,6 +138,8 @@ def test_further_disks_are_the_clones_own_unless_they_are_shared(client: FlaskCl
     close(answer, disks=[{"serial": "root", "name": "web2-root"}, {"serial": "data", "name": "web2-disk1"}])
     found = client.get("/api/v1/vms/web2/disks").get_json()["items"]
     assert [(each["serial"], each["volume"]) for each in found[1:]] == [("data", "web2-disk1"), ("tools", "tools.iso")]
+    status, refused = post(client, "/vms/web1/clone", {"name": "web3", "mode": "linked"})
+    assert (status, "'data'" in refused["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,56 @@ def test_a_migration_that_failed_and_left_nothing_gives_the_room_back(
     assert moves() == 0
 
 
+def refused(client: FlaskClient, job_id: str, vm_id: str, to: str) -> None:
+    """Have the run of a migration end because its target cannot take the machine."""
+    verdict = {"ok": False, "reasons": [{"code": "name_taken", "text": f"{to} has another machine of that name"}]}
+    error = {"code": "refused", "message": "no", "hint": ""}
+    result = item(vm_id, to, failed=True, msg="no", on="source", verdict=verdict, error=error)
+    with database.write() as session:
+        job = session.get_one(Job, job_id)
+        job.state, job.attempt = "running", job.attempt + 1
+        outcome = Outcome("failed", result={"host1": {"vms": [result]}}, error=error)
+        lifecycle.close_or_revise(session, job, outcome)
+
+
+def test_a_target_that_is_refused_is_replaced_by_the_next_best_one(client: FlaskClient) -> None:
+    vm_id = running()
+    _status, answer = post(client, "/vms/web1/migrate")
+    first, job_id = answer["host"], answer["job"]["id"]
+    second = ({"host2", "host3"} - {first}).pop()
+    refused(client, job_id, vm_id, first)
+    again = client.get(f"/api/v1/jobs/{job_id}").get_json()
+    assert (again["state"], set(again["hosts"])) == ("queued", {"host1", second})
+    assert memory_promised(client) == {"host1": GIB, first: 0, second: GIB}
+    told = client.get(f"/api/v1/jobs/{job_id}/events").get_json()["items"][-1]
+    assert told["kind"] == "retried"
+    assert f"{first} has another machine" in told["text"] and second in told["text"]
+    ended(job_id, "succeeded", [item(vm_id, second, vm={"state": "running"}, migration={})])
+    shown = client.get("/api/v1/vms/web1").get_json()
+    assert (shown["host"], moves()) == (second, 0)
+    assert f"{first} has another machine" in shown["explanation"]["text"]
+    why = {each["host"]: each["reasons"][0]["code"] for each in shown["explanation"]["rejected"]}
+    assert why[first] == "name_taken"
+
+
+def test_when_every_target_is_refused_the_machine_stays_with_the_last_reason(client: FlaskClient) -> None:
+    vm_id = running()
+    _status, answer = post(client, "/vms/web1/migrate")
+    job_id = answer["job"]["id"]
+    for host in (answer["host"], ({"host2", "host3"} - {answer["host"]}).pop()):
+        refused(client, job_id, vm_id, host)
+    assert client.get(f"/api/v1/jobs/{job_id}").get_json()["state"] == "failed"
+    assert (row(vm_id), moves()) == (("host1", "running", "refused"), 0)
+
+
+def test_a_target_that_somebody_named_is_not_replaced(client: FlaskClient) -> None:
+    vm_id = running()
+    _status, answer = post(client, "/vms/web1/migrate", {"host": "host2"})
+    refused(client, answer["job"]["id"], vm_id, "host2")
+    assert client.get(f"/api/v1/jobs/{answer['job']['id']}").get_json()["state"] == "failed"
+    assert (row(vm_id), moves()) == (("host1", "running", "refused"), 0)
+
+
 def test_a_cancelled_migration_that_never_began_gives_the_room_back(client: FlaskClient) -> None:
     vm_id = running()
     _status, answer = post(client, "/vms/web1/migrate")

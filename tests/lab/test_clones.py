@@ -28,7 +28,7 @@ pytestmark = pytest.mark.lab
 SOURCE = "web1"
 UUID = "6c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c01"
 BEFORE, AFTER = "this is what the disk held before", "that is what the disk held after"
-CLONES = ("linked", "then", "fresh", "broken")
+CLONES = ("linked", "then", "fresh", "broken", "running")
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +185,22 @@ def test_a_fresh_one_is_like_it_without_its_disk_and_goes_where_there_is_room(
     cli(fleet, "delete", "web5")
 
 
+def test_a_machine_can_be_made_from_an_image_that_is_deleted_then(whole_fleet: Fleet, source: dict[str, Any]) -> None:
+    """S2.7: `create` makes a machine from an image and deletes that."""
+    fleet = whole_fleet
+    fleet.post("/images", {"source": fleet.lab.status()["image"], "name": "once"})
+    fleet.create("tmp", host="host1", image="once", start=False)
+    job = fleet.ended(fleet.post("/vms/tmp/clone", {"name": "web6", "delete_source": True, "start": False})["job"], 300)
+    assert job["state"] == "succeeded", job["error"]
+    wait_until(lambda: fleet.http.get("/vms/tmp").status_code == 404, 90, "the end of tmp")
+    assert fleet.http.delete("/images/once").is_success
+    wait_until(lambda: fleet.http.get("/images/once").status_code == 404, 90, "the end of the image")
+    vm = fleet.get("/vms/web6")
+    root = described(fleet, f"web6-{vm['uuid'][:8]}-root")
+    assert (root["image"], root["allocation_bytes"] > 2**20) == (None, True)
+    cli(fleet, "delete", "web6")
+
+
 def test_a_full_clone_from_a_snapshot_is_predicted_and_independent(whole_fleet: Fleet, source: dict[str, Any]) -> None:
     fleet, was, before = whole_fleet, fingerprint(whole_fleet, source), volume_names(whole_fleet)
     predicted = clone(fleet, "then", check=True, snapshot="s1", uuid=UUID)
@@ -244,14 +260,45 @@ def test_a_run_that_follows_a_killed_one_finishes_and_one_that_fails_leaves_noth
     with pytest.raises(VirtfleetError) as refusal:
         clone(fleet, "broken", uuid=UUID, networks=[{"bridge": "no-such", "mac": "not a mac"}])
     assert (refusal.value.values["cleaned"], volume_names(fleet)) == (True, before)
-    options = {"source": SOURCE, "name": "broken", "uuid": UUID, "mode": "linked", "timeout": 120.0}
+    options = {
+        "source": SOURCE,
+        "name": "broken",
+        "uuid": UUID,
+        "mode": "linked",
+        "metadata": {"attempt": 2},
+        "timeout": 120.0,
+    }
     killed = started("vm_clone", uri_of(fleet), **options)
     with opened_host(uri_of(fleet), Deadline(60)) as connection:
         pool = connection.storagePoolLookupByName("default")
-        wait_until(lambda: f"broken-{UUID[:8]}-clone.part" in pool.listVolumes(), 60, "the copy to begin")
+        wait_until(lambda: f"broken-{UUID[:8]}-root" in pool.listVolumes(), 60, "the copy to begin")
     killed.kill()
     killed.wait(60)
-    assert clone(fleet, "broken", uuid=UUID, mode="linked").values["vm"]["state"] == "stopped"
+    with pytest.raises(VirtfleetError) as refusal:  # a straggler, while a later attempt has it in hand
+        clone(fleet, "broken", uuid=UUID, mode="linked", metadata={"attempt": 1})
+    assert "attempt 2 has it already" in refusal.value.obstacle
+    wanted: dict[str, Any] = {"uuid": UUID, "mode": "linked", "metadata": {"attempt": 3}}
+    assert clone(fleet, "broken", **wanted).values["vm"]["state"] == "stopped"
     assert volume_names(fleet) - before == {f"broken-{UUID[:8]}-root", f"broken-{UUID[:8]}-seed.iso"}
     drop(fleet, "broken")
+    assert volume_names(fleet) == before
+
+
+def test_a_machine_that_runs_is_cloned_from_an_external_snapshot(whole_fleet: Fleet, source: dict[str, Any]) -> None:
+    fleet, before = whole_fleet, volume_names(whole_fleet)
+    base = str(described(fleet, f"{SOURCE}-{source['uuid'][:8]}-root")["image"]).rpartition("/")[2]
+    disks = [{"image": base, "size": "1GiB"}]
+    machine: dict[str, Any] = {"name": "running", "vcpus": 1, "memory": "128MiB", "disks": disks}
+    call("vm", uri_of(fleet), **machine, state="paused", metadata={"id": "x"}, timeout=120.0)
+    call("vm_snapshot", uri_of(fleet), vm="running", name="e1", mode="external", timeout=120.0)
+    for mode, below in (("full", None), ("linked", base)):
+        made = call("vm_clone", uri_of(fleet), source="running", name="then", mode=mode, snapshot="e1", timeout=120.0)
+        (disk,) = made.values["disks"]
+        image = described(fleet, disk["name"])["image"]
+        assert (image and image.rpartition("/")[2]) == below
+        drop(fleet, "then")
+    with pytest.raises(VirtfleetError) as refusal:
+        call("vm_clone", uri_of(fleet), source="running", name="then")
+    assert refusal.value.code == "refused"
+    drop(fleet, "running")
     assert volume_names(fleet) == before

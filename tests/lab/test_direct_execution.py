@@ -97,6 +97,8 @@ OF_MACHINES: list[Callable[..., None]] = [
     machines.test_differences_of_an_existing_machine_are_told_and_left,
     machines.test_a_list_names_a_machine_once,
 ]
+BOTH_WAYS = OF_MACHINES[:1]
+"""In a process of its own, a module differs by how options get there and results come back: one test tells."""
 
 
 @pytest.mark.timeout(900)
@@ -110,7 +112,12 @@ def test_modules_of_storage(
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("test", OF_MACHINES, ids=lambda test: test.__name__)
+@pytest.mark.parametrize(
+    ("way", "test"),
+    [*((True, test) for test in OF_MACHINES), *((False, test) for test in BOTH_WAYS)],
+    indirect=["way"],
+    ids=lambda what: what.__name__ if callable(what) else "direct" if what else "normal",
+)
 def test_module_vm(
     way: Way, test: Callable[..., None], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,8 @@ def test_machines_move_where_they_are_told_or_where_the_policy_says(three: Hand)
     assert "/shared/" in kept["disks"][0]["source"]
     again = {"virtfleet_vms": [{"name": "hand1", "to": "host2"}, {"name": "hand3", "to": there["hand3"]}]}
     assert changed(three("vm/migrate", again)) == 0
+    arrived = {"virtfleet_vms": [{"name": "hand1", "from": "host1", "to": "host2"}]}
+    assert changed(three("vm/mend", arrived)) == 0, "nothing is on its way, and nothing was left"
     assert "no host has the machine nobody" in three("vm/migrate", {"virtfleet_vms": [{"name": "nobody"}]}, code=2)
     assert "no such host" in three("vm/migrate", {"virtfleet_vms": [{"name": "hand1", "to": "h9"}]}, code=2)
 

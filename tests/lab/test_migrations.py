@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ RUNNING = 1
 SLOW = "8MiB"
 """A second: 128 MiB of memory take long enough to break something meanwhile."""
 EVERY_SECONDS = 0.1
+BARE = "<os><type arch='x86_64'>hvm</type></os>"
 
 
 class Load:
@@ -273,6 +275,25 @@ def test_a_migration_whose_worker_was_killed_is_taken_up(fleet: Fleet) -> None:
     assert copies(fleet, "web1") == {target: RUNNING}
     assert fleet.get("/vms/web1")["host"] == target
     assert answered(vm["address"]) == "web1"
+
+
+def test_a_target_that_turns_out_to_be_unfit_is_replaced_by_another_host(fleet: Fleet) -> None:
+    vm = fleet.create("web1", wait_for="none", start=False)
+    answer = fleet.post("/vms/web1/migrate")
+    namesake = f"<domain type='qemu'><name>web1</name><memory>1024</memory><uuid>{uuid.uuid4()}</uuid>{BARE}</domain>"
+    with opened_host(fleet.lab.host(answer["host"]).uri, Deadline(20)) as connection:
+        other = connection.defineXML(namesake)  # the run needs longer until it looks
+        try:
+            job = fleet.ended(answer["job"], 240)
+        finally:
+            other.undefine()
+    assert (job["state"], job["attempt"]) == ("succeeded", 2), job["error"]
+    there = fleet.get("/vms/web1")
+    assert there["host"] not in (vm["host"], answer["host"])
+    assert (
+        f"{answer['host']} cannot take it: the target has another machine called web1" in there["explanation"]["text"]
+    )
+    assert list(copies(fleet, "web1")) == [there["host"]]
 
 
 def test_a_machine_deleted_while_it_moves_is_gone_from_both_hosts(fleet: Fleet) -> None:

@@ -4,9 +4,10 @@ A job about a backup runs on the host whose pool has its files.
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
@@ -275,6 +276,19 @@ def record(session: Session, job: Job, item: Mapping[str, Any]) -> None:
         )
     )
     session.flush()
+
+
+def settle(vm: Vm, disks: Sequence[Mapping[str, Any]]) -> None:
+    """Note what the volumes of a machine's disks are called now; in place, copies have taken the place of the old ones.
+
+    `disks` is what the run says of them.
+    """
+    volumes = {disk.get("serial"): PurePosixPath(disk["source"]).name for disk in disks if disk.get("source")}
+    vm.attached = [{**each, "volume": volumes.get(each["serial"], each["volume"])} for each in vm.attached]
+    root = next((PurePosixPath(disk["source"]).name for disk in disks if disk.get("source")), None)
+    if root is not None and vm.spec.get("disks"):
+        first, *others = vm.spec["disks"]
+        vm.spec = {**vm.spec, "disks": [{**first, "name": root}, *others]}
 
 
 def _pool(job: Job) -> str:

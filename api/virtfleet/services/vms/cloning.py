@@ -129,21 +129,30 @@ def _refuse_what_cannot_be_copied(session: Session, source: Vm, new: NewClone) -
         text = f"Vm {source.name!r} is {source.state}, and a copy of disks that are written to meanwhile is broken."
         hint = "Stop it first, name an external snapshot of it, or make a fresh one like it."
         raise Problem("conflict", text, hint)
-    if new.mode == "linked" and source.image_id is None:
-        text = f"The disk of vm {source.name!r} lies over no image that both could share."
+    further = [each["serial"] for each in _own_disks(source)]
+    if new.mode == "linked" and (source.image_id is None or further):
+        which = f"The disk {further[0]!r}" if further else "The disk"
+        text = f"{which} of vm {source.name!r} lies over no image that both could share."
         raise Problem("invalid", text, "Make a full clone.", errors=[{"field": "mode", "message": "no image to share"}])
+
+
+def _own_disks(source: Vm) -> list[dict[str, Any]]:
+    """Return the further disks that a clone gets copies of; the others are used by both."""
+    return [each for each in source.attached if not (each["read_only"] or each["shareable"])]
 
 
 def _placed(session: Session, source: Vm, new: NewClone, name: str) -> dict[str, Any]:
     """Return why the clone goes to its source's host, which must have room for it. Raises Problem `no_capacity`."""
-    own = [each for each in source.attached if not (each["read_only"] or each["shareable"]) and each["size_bytes"]]
     request = {
         "id": name,
         "vcpus": source.vcpus,
         "memory_bytes": source.promised_memory_bytes,
         "disks": [
             {"pool": source.pool, "size_bytes": source.disk_bytes, "overlay": new.mode == "linked"},
-            *({"pool": each["pool"], "size_bytes": each["size_bytes"], "overlay": False} for each in own),
+            *(
+                {"pool": each["pool"], "size_bytes": each["size_bytes"] or 0, "overlay": False}
+                for each in _own_disks(source)
+            ),
         ],
         "zone": source.zone.name,
         "host": source.host.name,

@@ -256,6 +256,16 @@ def moved(session: Session, job: Job, outcome: Outcome) -> None:
         tell(session, vm)
 
 
+@kinds.reviser("vm.migrate")
+def go_elsewhere(session: Session, job: Job, outcome: Outcome) -> Revision | None:
+    """Try the next best host when the one that placement chose cannot take the machine."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm)
+        if item is not None and item.get("failed") and vm.state != "deleting":
+            return migration.elsewhere(session, vm, job, item)
+    return None
+
+
 @kinds.reviser("vm.mend")
 def mend_again(session: Session, job: Job, outcome: Outcome) -> Revision | None:
     """Try again until it is done; the machine is free as soon as it is certain that it is where it was."""
@@ -325,6 +335,7 @@ def restored(session: Session, job: Job, outcome: Outcome) -> None:
         if item is not None and not item.get("failed"):
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
             vm.error = None
+            backups.settle(vm, (item.get("vm") or {}).get("disks") or [])
             vm.observed_at = clock.now()
             tell(session, vm)
         elif vm.state == "building" and job.started_at is None:

@@ -16,6 +16,7 @@ from virtfleet import clock, settings
 from virtfleet.jobs import claim, lifecycle
 from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Host, Job, Move, Vm
+from virtfleet.services.vms import migration
 
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 120.0
@@ -50,7 +51,7 @@ def begin(session: Session, vm: Vm, job: Job, error: Mapping[str, Any] | None) -
         project_id=vm.project_id,
         owner_id=job.owner_id,
         host_ids=[vm.host_id, target.id],
-        variables={"virtfleet_vms": [_reference(vm, vm.host, target)]},
+        variables={"virtfleet_vms": [migration.reference(vm, vm.host, target)]},
         subjects=[{"type": "vm", "id": vm.id, "name": vm.name}],
         context={
             "vms": {vm.libvirt_name: vm.id},
@@ -117,16 +118,12 @@ def again(session: Session, vm: Vm, job: Job, outcome: Outcome) -> Revision:
     return Revision(
         reason=f"{why.rstrip('.')}: {rest} after {pause:g} s.",
         host_ids=(source.id, target.id),
-        variables={**job.variables, "virtfleet_vms": [_reference(vm, source, target)]},
+        variables={**job.variables, "virtfleet_vms": [migration.reference(vm, source, target)]},
         exclusive=(lock,) if mine else (),
         # A shared lock of one has no place in the line: others need not wait for it while it rests.
         shared=(*_shared([source.id, target.id]), *(() if mine else ((lock, 1),))),
         not_before=clock.after(pause),
     )
-
-
-def _reference(vm: Vm, source: Host, target: Host) -> dict[str, str]:
-    return {"name": vm.libvirt_name, "uuid": vm.uuid, "from": source.name, "to": target.name}
 
 
 def _shared(hosts: list[str]) -> list[tuple[str, int]]:

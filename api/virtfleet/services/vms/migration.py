@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from virtfleet import clock, settings
 from virtfleet.errors import Problem
 from virtfleet.jobs import lifecycle
-from virtfleet.jobs.kinds import PROGRESS
+from virtfleet.jobs.kinds import PROGRESS, Revision
 from virtfleet.models import Host, Image, Job, Move, Vm
 from virtfleet.services import capacity, images, ledger
 from virtfleet.services.auth import Principal
@@ -86,6 +86,7 @@ def migrate(
         raise Problem("invalid", text, "Choose a host of that zone.", errors=[{"field": "host", "message": "zone"}])
     step = _place(session, vm, pin)
     job = submit(session, who, "vm.migrate", [step], way)
+    job.context = {**job.context, "pinned": pin is not None}
     ledger.audit(session, who, "vm.migrate", vm.id, job.id)
     return job, step
 
@@ -129,14 +130,14 @@ def why_not(session: Session, vm: Vm) -> str | None:
     return None
 
 
-def _place(session: Session, vm: Vm, pin: Host | None) -> Step:
+def _place(session: Session, vm: Vm, pin: Host | None, exclude: Sequence[str] = ()) -> Step:
     state = capacity.state(session, vm.zone)
     request = {
         **capacity.needs(vm),
         **({"disks": []} if capacity.shares(vm.host, vm.pool) else {}),
         "id": vm.name,
         "host": pin.name if pin is not None else None,
-        "exclude": [vm.host.name],
+        "exclude": [vm.host.name, *exclude],
     }
     decision = placement.place(state, [request], creation.named(vm.policy), explain=True)
     if not decision["fits"]:
@@ -159,15 +160,7 @@ def submit(
     """Reserve the targets' room and make the job that moves machines, in the order given."""
     limit = settings.load().jobs_per_host
     hosts = list(dict.fromkeys([*(step.vm.host_id for step in steps), *(step.target.id for step in steps)]))
-    moves = [
-        {
-            "name": step.vm.libvirt_name,
-            "uuid": step.vm.uuid,
-            "from": step.vm.host.name,
-            "to": step.target.name,
-        }
-        for step in steps
-    ]
+    moves = [reference(step.vm, step.vm.host, step.target) for step in steps]
     ratios = [creation.vcpu_ratio(step.target) for step in steps]
     needs = list(dict.fromkeys(job_id for step in steps for job_id in _bases(session, who, step)))
     job = lifecycle.submit(
@@ -198,6 +191,53 @@ def submit(
         step.vm.job_id = job.id
     session.flush()
     return job
+
+
+def reference(vm: Vm, source: Host, target: Host) -> dict[str, str]:
+    """Return a machine on its way as the playbooks take it."""
+    return {"name": vm.libvirt_name, "uuid": vm.uuid, "from": source.name, "to": target.name}
+
+
+def elsewhere(session: Session, vm: Vm, job: Job, item: Mapping[str, Any]) -> Revision | None:
+    """Return how a migration whose target turned out to be unfit goes to the next best host; None when none is left.
+
+    What the refused hosts were refused for joins the explanation. A target that somebody named is not replaced.
+    """
+    move = session.get(Move, vm.id)
+    reasons = (item.get("verdict") or {}).get("reasons")
+    if not reasons or item.get("on") != "source" or job.context.get("pinned", True) or move is None:
+        return None
+    refused = session.get_one(Host, move.target_id)
+    tried = {**job.context.get("refused", {}), refused.name: reasons}
+    session.delete(move)
+    session.flush()
+    try:
+        step = _place(session, vm, None, exclude=list(tried))
+    except Problem:
+        return None
+    told = f"{refused.name} cannot take it: {'; '.join(reason['text'] for reason in reasons)}"
+    others = [each for each in step.explanation["rejected"] if each["host"] not in tried]
+    explanation = {
+        **step.explanation,
+        "text": f"{step.explanation['text']}; {told}",
+        "rejected": [*others, *({"host": name, "reasons": why} for name, why in tried.items())],
+    }
+    job.context = {**job.context, "refused": tried, "explanations": {vm.id: explanation}}
+    session.add(Move(vm_id=vm.id, job_id=job.id, target_id=step.target.id))
+    session.flush()
+    owner = Principal(job.owner_id, "", job.project_id, "", frozenset())
+    hosts = (vm.host_id, step.target.id)
+    ratio = creation.vcpu_ratio(step.target)
+    moves = [reference(vm, vm.host, step.target)]
+    limit = settings.load().jobs_per_host
+    return Revision(
+        reason=f"{told}. Vm {vm.name} goes to {step.target.name} instead.",
+        host_ids=hosts,
+        variables={**job.variables, "virtfleet_vms": moves, "virtfleet_vcpu_ratio": ratio},
+        exclusive=(f"vm:{vm.id}",),
+        shared=tuple((f"host:{host}", limit) for host in hosts),
+        needs=tuple(_bases(session, owner, step)),
+    )
 
 
 def _bases(session: Session, who: Principal, step: Step) -> list[str]:

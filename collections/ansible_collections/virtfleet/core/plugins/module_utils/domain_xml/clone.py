@@ -130,6 +130,9 @@ def _cards(root: ET.Element, new: Identity) -> None:
         child(card, "mac").set("address", new.macs[number])
         for name in card.findall("target"):
             card.remove(name)
+        for guard in card.findall("filterref"):
+            for parameter in [each for each in guard if each.get("name") in ("IP", "MAC")]:
+                guard.remove(parameter)  # the source's; libvirt finds out the clone's
     for card in new.cards or ():
         parent.append(card)
 

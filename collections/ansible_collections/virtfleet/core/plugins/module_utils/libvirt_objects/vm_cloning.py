@@ -50,6 +50,8 @@ except ImportError:
     libvirtError = OSError
 
 MARKER = "clone.part"
+"""How the name of the marker ends; it holds the number of the attempt."""
+_MARKER_BYTES = 64
 CLONED_FROM = "cloned_from"
 """In a clone's metadata: the UUID of the machine that it was made from."""
 
@@ -202,15 +204,32 @@ class _Maker:
         self._plan_seed()
         for part in self.parts:
             if wish.mode != FRESH:
-                times = 2 if self._through_file(part) and wish.mode == FULL else 1
-                images.check_room(part.pool, part.described["allocation_bytes"] * times, self._goal)
-        if not _markers(self._connection, wish.name, self._uuid):
+                images.check_room(part.pool, self._needed_bytes(part), self._goal)
+        begun = _markers(self._connection, wish.name, self._uuid)
+        for each in begun:
+            self._refuse_older(each)
+        if not begun:
             taken = [each["name"] for each in vms.leftovers(self._connection, wish.name, self._uuid)]
             if taken:
                 text = f"there is a volume {taken[0]} already, and it is of no clone that was broken off"
                 hint = "It may be of an earlier machine: delete it if nobody needs it."
                 raise VirtfleetError(self._goal, text, hint, "already_exists")
         build.written(self._document({part.target: f"/{part.name}" for part in self.parts}, "/seed"))
+
+    def _refuse_older(self, marker: dict[str, str]) -> None:
+        """Leave alone what a later attempt is making: this run is one that was thought to be dead."""
+        volume = volumes.find(pools.active_pool(self._connection, marker["pool"], self._goal), marker["name"])
+        text = volumes.read_text(volume, _MARKER_BYTES).strip() if volume is not None else ""
+        attempt = int(text) if text.isdecimal() else 0
+        refuse_older(self._wish.attempt, {"name": self._wish.name, "metadata": {"attempt": attempt}})
+
+    def _needed_bytes(self, part: Part) -> int:
+        """Return what of its pool making a disk will take, while it is made."""
+        own = int(part.described["allocation_bytes"])
+        if self._wish.mode == LINKED:
+            return own
+        below = volumes.describe(part.image)["allocation_bytes"] if part.image is not None else 0
+        return own + int(below) + (own if self._through_file(part) else 0)
 
     def _snapshot(self) -> dict[str, Any] | None:
         there = snapshots.all_of(self._source)
@@ -238,22 +257,27 @@ class _Maker:
             raise VirtfleetError(self._goal, text, "Start it and shut it down first.", "refused")
 
     def _plan_cards(self) -> None:
+        there = self._root.findall("devices/interface")
         given = self._wish.networks
-        if given is not None:
-            self._networks = [
-                {**nic, "mac": nic["mac"] or clone_xml.mac_of(self._uuid, number)} for number, nic in enumerate(given)
-            ]
-            self._cards = []
-            for nic in self._networks:
-                kind, name = source_of(nic)
-                model = check_name(nic["model"] or "virtio", "card model")
-                wanted = {"source": {"kind": kind, "name": check_name(name, kind)}, "link": "up", "model": model}
-                self._cards.append(devices.nic_element(wanted, nic["mac"]))
+        if given is None:
+            self._macs = [clone_xml.mac_of(self._uuid, number) for number in range(len(there))]
+            # What addresses the source's cards have is the source's: these ask for theirs.
+            self._networks = [{"mac": mac, "address": None, "gateway": None, "dns": None} for mac in self._macs]
             return
-        count = len(self._root.findall("devices/interface"))
-        self._macs = [clone_xml.mac_of(self._uuid, number) for number in range(count)]
-        # What addresses the source's cards have is the source's: these ask for theirs.
-        self._networks = [{"mac": mac, "address": None, "gateway": None, "dns": None} for mac in self._macs]
+        self._networks = [
+            {**nic, "mac": nic["mac"] or clone_xml.mac_of(self._uuid, number)} for number, nic in enumerate(given)
+        ]
+        self._cards = []
+        for number, nic in enumerate(self._networks):
+            kind, name = source_of(nic)
+            wanted = {
+                "source": {"kind": kind, "name": check_name(name, kind)},
+                "model": check_name(nic["model"] or "virtio", "card model"),
+                "link": "up",
+                # What guards a card of the source guards the clone's, too.
+                "filter": devices.read_nic(there[number])["filter"] if number < len(there) else "none",
+            }
+            self._cards.append(devices.nic_element(wanted, nic["mac"]))
 
     def _plan_seed(self) -> None:
         given = self._wish.cloud_init
@@ -284,7 +308,7 @@ class _Maker:
         pool = self._seed_pool()
         marker = f"{self._prefix}{MARKER}"
         undo.add(lambda: volumes.delete(pool, marker))
-        volumes.write_text(pool, marker, f"{self._source.UUIDString()}\n")
+        volumes.write_text(pool, marker, f"{self._wish.attempt}\n")
         copied = {part.target: self._make_disk(part, undo) for part in self.parts}
         seed_path = None
         if self._seed is not None:
