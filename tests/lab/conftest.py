@@ -9,18 +9,10 @@ from virtfleet.lab import Lab
 from tests.lab.fleet import Fleet, running
 
 LONGEST_FIRST = (
-    *("every_step_of_a_create", "direct_execution", "migrations", "fleet_faults", "fleet", "vm_migrate_module"),
-    *(
-        "observer",
-        "storage_modules",
-        "guests",
-        "vm_update",
-        "vm_module",
-        "image_removal",
-        "vm_playbooks",
-        "guest_image",
-    ),
-    *("lab", "vm_snapshot_module", "vm_changes", "hosts_over_ssh", "guests_inventory", "vm_devices"),
+    *("direct_execution", "every_step_of_a_create", "migrations", "fleet_faults", "fleet", "vm_playbooks"),
+    *("vm_migrate_module", "vm_change_playbooks", "vm_snapshot_module", "guests", "image_removal", "observer"),
+    *("vm_changes", "storage_modules", "vm_module", "hosts_over_ssh", "guest_image", "guests_inventory"),
+    *("cli_on_a_fleet", "vm_update", "lab"),
 )
 """The files that take a minute or more: a worker that began one of them late would be the last, and alone."""
 
