@@ -166,16 +166,7 @@ def restore_as_new(session: Session, who: Principal, backup: Backup, name: str, 
         "new_uuid": vm.uuid,
         "disk_pool": vm.pool,
         "start": start,
-        "metadata": {
-            "id": vm.id,
-            "number": vm.number,
-            "name": vm.name,
-            "owner": who.user_name,
-            "project": who.project_name,
-            "zone": vm.zone.name,
-            "flavor": vm.flavor,
-            "image": vm.image,
-        },
+        "metadata": creation.metadata(vm, who),
     }
     work = _work("vm.restore", backup, {"virtfleet_restore": wanted})
     job = _submit(session, who, work, vm)

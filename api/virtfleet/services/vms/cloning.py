@@ -223,17 +223,7 @@ def _spec(source: Vm, vm: Vm, who: Principal, new: NewClone, secret: str | None)
             "ssh_keys": _keys(source, new),
             **({"user_data_src": {"$secret": secret}} if secret else {}),
         },
-        "metadata": {
-            "id": vm.id,
-            "number": vm.number,
-            "name": vm.name,
-            "owner": who.user_name,
-            "project": who.project_name,
-            "zone": vm.zone.name,
-            "flavor": vm.flavor,
-            "image": vm.image,
-            "attempt": ATTEMPT,
-        },
+        "metadata": {**creation.metadata(vm, who), "attempt": ATTEMPT},
     }
 
 

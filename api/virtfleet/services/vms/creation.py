@@ -209,17 +209,21 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
             "ssh_keys": [key.strip() for key in new.ssh_keys],
             **({"user_data_src": {"$secret": secret}} if secret else {}),
         },
-        "metadata": {
-            "id": vm.id,
-            "number": vm.number,
-            "name": vm.name,
-            "owner": who.user_name,
-            "project": who.project_name,
-            "zone": plan.zone.name,
-            "flavor": vm.flavor,
-            "image": vm.image,
-            "attempt": ATTEMPT,
-        },
+        "metadata": {**metadata(vm, who), "attempt": ATTEMPT},
+    }
+
+
+def metadata(vm: Vm, who: Principal) -> dict[str, Any]:
+    """Return what is noted about a machine in its definition, for whoever finds it on a host."""
+    return {
+        "id": vm.id,
+        "number": vm.number,
+        "name": vm.name,
+        "owner": who.user_name,
+        "project": who.project_name,
+        "zone": vm.zone.name,
+        "flavor": vm.flavor,
+        "image": vm.image,
     }
 
 
