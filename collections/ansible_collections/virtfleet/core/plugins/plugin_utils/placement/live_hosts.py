@@ -116,10 +116,19 @@ def host_from_info(
     return host
 
 
-def hosts_of_infos(host_infos: object, parse_size: ParseSize, **ratios: float) -> list[tuple[dict[str, Any], Any, str]]:
+def hosts_of_infos(
+    host_infos: object, parse_size: ParseSize, *, vcpu_ratio: float, memory_ratio: float, disk_ratio: float
+) -> list[tuple[dict[str, Any], Any, str]]:
     """Return each `host_info` value as a host of the schema, with the value itself and its path. Raises SchemaError."""
     return [
-        (host_from_info(info, path, parse_size, **ratios), info, path) for info, path in list_of(host_infos, "hosts")
+        (
+            host_from_info(
+                info, path, parse_size, vcpu_ratio=vcpu_ratio, memory_ratio=memory_ratio, disk_ratio=disk_ratio
+            ),
+            info,
+            path,
+        )
+        for info, path in list_of(host_infos, "hosts")
     ]
 
 
@@ -191,8 +200,9 @@ def state_of_hosts(
     what a host does not know: `groups`, `domain`, `exclude`, `tags`, `movable`, `stays` and `disks` (as module `vm`
     takes them). Raises SchemaError.
     """
-    ratios = {"vcpu_ratio": vcpu_ratio, "memory_ratio": memory_ratio, "disk_ratio": disk_ratio}
-    hosts = hosts_of_infos(host_infos, parse_size, **ratios)
+    hosts = hosts_of_infos(
+        host_infos, parse_size, vcpu_ratio=vcpu_ratio, memory_ratio=memory_ratio, disk_ratio=disk_ratio
+    )
     if machines is not None and not isinstance(machines, Mapping):
         raise SchemaError("machines", f"a mapping by name is wanted, not {machines!r}")
     more = dict(machines or {})
@@ -248,8 +258,9 @@ def place_machines(
     A machine that exists already stays where it is and is not charged again, so that a second run changes nothing; one
     that is pinned to another host than the one it stands on is not placed. Raises SchemaError.
     """
-    ratios = {"vcpu_ratio": vcpu_ratio, "memory_ratio": memory_ratio, "disk_ratio": disk_ratio}
-    hosts = hosts_of_infos(host_infos, parse_size, **ratios)
+    hosts = hosts_of_infos(
+        host_infos, parse_size, vcpu_ratio=vcpu_ratio, memory_ratio=memory_ratio, disk_ratio=disk_ratio
+    )
     infos = [info for _host, info, _path in hosts]
     state = {
         "schema_version": SCHEMA_VERSION,
