@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import clone as clone_xml
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import backup as backups
@@ -208,31 +209,17 @@ def _next_name(pool: libvirt.virStoragePool, name: str) -> str:
 
 
 def _renewed(document: str, new: New, paths: dict[str, str], kept: dict[str, Any]) -> str:
-    """Return a definition with a new identity, over the disks of `paths`."""
+    """Return a definition with a new identity, over the disks of `paths` and no others."""
     root = ET.fromstring(document)
-    for tag, text in (("name", new.name), ("uuid", new.uuid)):
-        element = root.find(tag)
-        if element is None:
-            element = ET.SubElement(root, tag)
-        element.text = text
     devices = root.find("devices")
-    if devices is None:
-        devices = ET.SubElement(root, "devices")
-    for disk in list(devices.iterfind("disk")):
+    for disk in root.findall("devices/disk"):
         target = disk.find("target")
-        if target is None or target.get("dev") not in paths:
+        if devices is not None and (target is None or target.get("dev") not in paths):
             devices.remove(disk)
-    for card in devices.iterfind("interface"):
-        _drop(card, "mac", "target")  # libvirt chooses new ones
-    for path, tag in (("os", "nvram"), (".", "genid"), (".", "sysinfo"), (".", "metadata")):
-        parent = root.find(path)
-        if parent is not None:
-            _drop(parent, tag)
-    if (smbios := root.find("os/smbios")) is not None and smbios.get("mode") == "sysinfo":
-        root.find("os").remove(smbios)  # type: ignore[union-attr]
     _replace_disks(root, paths)
-    _note(root, kept)
-    return ET.tostring(root, encoding="unicode")
+    macs = [clone_xml.mac_of(new.uuid, number) for number, _ in enumerate(root.iterfind("devices/interface"))]
+    identity = clone_xml.Identity(new.name, new.uuid, kept, paths, macs=macs)
+    return ET.tostring(clone_xml.clone(root, identity), encoding="unicode")
 
 
 def _drop(parent: ET.Element, *tags: str) -> None:
