@@ -78,14 +78,14 @@ class Fleet:
             time.sleep(0.3)
 
     def things(self) -> dict[str, set[str]]:
-        """Return the domains and volumes of every host, and the rows that must not be left."""
+        """Return the domains and volumes of every host (not images, nor a file system's own folder), and the vms' rows."""
         found: dict[str, set[str]] = {"vms": {vm["name"] for vm in self.get("/vms")["items"]}}
         for host in self.lab.hosts():
             with opened_host(host.uri, Deadline(60)) as connection:
                 names = {f"domain {domain.name()}" for domain in connection.listAllDomains(0)}
                 for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
                     pool.refresh(0)
-                    own = (name for name in pool.listVolumes() if not name.startswith("base-"))
+                    own = (name for name in pool.listVolumes() if not name.startswith(("base-", "lost+found")))
                     names |= {f"volume {pool.name()}/{name}" for name in own}
                 found[host.name] = names
         return found
