@@ -78,7 +78,7 @@ class Fleet:
             time.sleep(0.3)
 
     def things(self) -> dict[str, set[str]]:
-        """Return the domains and volumes of every host, but no images nor a file system's own folder, and the vms' rows."""
+        """Return each host's domains and volumes, without images and lost+found, and the rows that must not be left."""
         found: dict[str, set[str]] = {"vms": {vm["name"] for vm in self.get("/vms")["items"]}}
         for host in self.lab.hosts():
             with opened_host(host.uri, Deadline(60)) as connection:
