@@ -30,13 +30,13 @@ FULL = {"full"}
 NOTHING_YET = {"chaos"}
 
 # How a suite's tests are spread over workers of pytest-xdist; suites that are not here take them one after another,
-# because they measure, or take the whole machine. Each worker has homes, ports and a lab of its own.
+# because they measure, or look at the whole machine. Each worker has homes, ports and a lab of its own.
 TESTS = ("-n", "2", "--dist", "worksteal")
 FILES = ("-n", "2", "--dist", "loadfile")
 """The tests of a file share a fleet or a machine."""
 SPREAD = {
     **dict.fromkeys(("unit", "api", "sweeps"), TESTS),
-    **dict.fromkeys(("processes", "conformance", "e2e"), FILES),
+    **dict.fromkeys(("processes", "conformance"), FILES),
     # A third worker works while the others wait: for a lease to end, for a host that is away. The suite itself says
     # which of its files come first (tests/lab/conftest.py).
     "lab": (*FILES, "-n", "3", "--no-loadscope-reorder"),
