@@ -83,8 +83,8 @@ class Guest:
         forward = (
             f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-{address}:22,hostfwd=tcp:127.0.0.1:{self.http_port}-{address}:80"
         )
-        # A small cache of translated code (MiB): with the default a second boot in a process takes thrice as long. With 32
-        # it is full after a boot, and QEMU 7.2 aborts when a CPU is plugged then.
+        # A small cache of translated code (MiB): with the default a second boot in a process takes thrice as long. With
+        # 32 it is full after a boot, and QEMU 7.2 aborts when a CPU is plugged then.
         self.process = subprocess.Popen(
             [
                 *(

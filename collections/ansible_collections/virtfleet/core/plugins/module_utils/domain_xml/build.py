@@ -15,8 +15,8 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 TRANSLATION_CACHE_MIB = 64
-"""The cache of translated code: of QEMU's own choice, 1 GiB, an emulated machine reboots three times slower. With 32 the
-boot of a Linux fills it, and QEMU 7.2 aborts when a vCPU is plugged into a machine whose cache has no free part."""
+"""The cache of translated code: of QEMU's own choice, 1 GiB, an emulated machine reboots three times slower. With 32
+the boot of a Linux fills it, and QEMU 7.2 aborts when a vCPU is plugged into a machine whose cache has no free part."""
 _NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

@@ -217,7 +217,8 @@ def _renewed(document: str, new: New, paths: dict[str, str], kept: dict[str, Any
         if devices is not None and (target is None or target.get("dev") not in paths):
             devices.remove(disk)
     _replace_disks(root, paths)
-    macs = [clone_xml.mac_of(new.uuid, number) for number, _ in enumerate(root.iterfind("devices/interface"))]
+    cards = root.findall("devices/interface")
+    macs = [clone_xml.mac_of(new.uuid, number) for number in range(len(cards))]
     identity = clone_xml.Identity(new.name, new.uuid, kept, paths, macs=macs)
     return ET.tostring(clone_xml.clone(root, identity), encoding="unicode")
 
