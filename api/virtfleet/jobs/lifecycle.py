@@ -20,6 +20,12 @@ SUBMITTED = "virtfleet_submitted_jobs"
 log = logging.getLogger(__name__)
 
 
+def host_slots(host_ids: Iterable[str]) -> list[tuple[str, int]]:
+    """Return the shared locks of a job that works on these hosts: each takes so many jobs at once."""
+    limit = settings.load().jobs_per_host
+    return [(f"host:{host_id}", limit) for host_id in dict.fromkeys(host_ids)]
+
+
 def submit(
     session: Session,
     kind: str,

@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from virtfleet import settings
 from virtfleet.errors import Problem
 from virtfleet.jobs import lifecycle
 from virtfleet.models import Job, Vm
@@ -108,5 +107,5 @@ def _submit(session: Session, who: Principal, kind: str, vm: Vm, variables: dict
         variables={"virtfleet_vms": [{"name": vm.libvirt_name, "uuid": vm.uuid}], **variables},
         subjects=[{"type": "vm", "id": vm.id, "name": vm.name}],
         context={"vms": {vm.libvirt_name: vm.id}},
-        shared=[(f"vm:{vm.id}", PROGRAMS_AT_ONCE), (f"host:{vm.host_id}", settings.load().jobs_per_host)],
+        shared=[(f"vm:{vm.id}", PROGRAMS_AT_ONCE), *lifecycle.host_slots([vm.host_id])],
     )

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from virtfleet import clock, database, settings
+from virtfleet import clock, database
 from virtfleet.errors import Problem
 from virtfleet.jobs import lifecycle, queue
 from virtfleet.models import UNFINISHED, Host, Job, Move, Vm
@@ -142,7 +142,6 @@ def submit(
 ) -> Job:
     """Make a job that works on machines where they are, one at a time on each of them."""
     hosts = hosts_of(session, vms)
-    limit = settings.load().jobs_per_host
     job = lifecycle.submit(
         session,
         kind,
@@ -153,7 +152,7 @@ def submit(
         subjects=[{"type": "vm", "id": vm.id, "name": vm.name} for vm in vms],
         context={**context, "vms": {vm.libvirt_name: vm.id for vm in vms}},
         exclusive=[f"vm:{vm.id}" for vm in vms],
-        shared=[(f"host:{host}", limit) for host in hosts],
+        shared=lifecycle.host_slots(hosts),
     )
     for vm in vms:
         vm.job_id = job.id

@@ -193,7 +193,6 @@ def _work(kind: str, backup: Backup, variables: dict[str, Any]) -> _Work:
 
 def _submit(session: Session, who: Principal, work: _Work, vm: Vm | None) -> Job:
     """Make a job about a backup; `vm` is the machine that it changes, if that has a row."""
-    limit = settings.load().jobs_per_host
     job = lifecycle.submit(
         session,
         work.kind,
@@ -205,7 +204,7 @@ def _submit(session: Session, who: Principal, work: _Work, vm: Vm | None) -> Job
         context={"backup": work.backup, "vms": {vm.libvirt_name: vm.id} if vm is not None else {}},
         # Nobody deletes a backup while it is read, and none is made over it meanwhile.
         exclusive=[f"backups:{work.machine['uuid']}", *([f"vm:{vm.id}"] if vm is not None else [])],
-        shared=[(f"host:{host}", limit) for host in work.host_ids],
+        shared=lifecycle.host_slots(work.host_ids),
     )
     job.timeout = max(job.timeout, TIMEOUT_SECONDS + REST_SECONDS)
     if vm is not None:

@@ -10,7 +10,6 @@ from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from virtfleet import settings
 from virtfleet.errors import Problem, not_found
 from virtfleet.ids import new_id
 from virtfleet.jobs import lifecycle
@@ -250,7 +249,7 @@ def _submit(session: Session, who: Principal, source: Vm, vm: Vm, new: NewClone)
         subjects=[{"type": "vm", "id": each.id, "name": each.name} for each in (vm, source)],
         context={"all_or_nothing": False, "wait_for": wait_for, "pinned": True, "vms": {vm.libvirt_name: vm.id}},
         exclusive=[f"vm:{vm.id}", f"vm:{source.id}"],
-        shared=[(f"host:{source.host_id}", settings.load().jobs_per_host)],
+        shared=lifecycle.host_slots([source.host_id]),
     )
     job.timeout = max(job.timeout, TIMEOUT_SECONDS + REST_SECONDS)
     _remember_source(job, source, new)

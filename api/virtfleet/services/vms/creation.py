@@ -281,9 +281,7 @@ def run_of(
         "virtfleet_memory_ratio": settings.load().memory_ratio,
         "virtfleet_disk_ratio": settings.load().disk_ratio,
     }
-    limit = settings.load().jobs_per_host
-    hosts = list(dict.fromkeys(vm.host_id for vm in vms))
-    return list(dict.fromkeys(needs)), variables, [(f"host:{host_id}", limit) for host_id in hosts]
+    return list(dict.fromkeys(needs)), variables, lifecycle.host_slots(vm.host_id for vm in vms)
 
 
 def place_elsewhere(session: Session, vms: Sequence[Vm]) -> bool:

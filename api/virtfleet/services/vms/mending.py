@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from virtfleet import clock, settings
+from virtfleet import clock
 from virtfleet.jobs import claim, lifecycle
 from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Host, Job, Move, Vm
@@ -62,7 +62,7 @@ def begin(session: Session, vm: Vm, job: Job, error: Mapping[str, Any] | None) -
             "error": dict(error) if error else None,
         },
         exclusive=[f"vm:{vm.id}"],
-        shared=_shared([vm.host_id, target.id]),
+        shared=lifecycle.host_slots([vm.host_id, target.id]),
         first=True,
     )
     move.job_id = mending.id
@@ -121,11 +121,6 @@ def again(session: Session, vm: Vm, job: Job, outcome: Outcome) -> Revision:
         variables={**job.variables, "virtfleet_vms": [migration.reference(vm, source, target)]},
         exclusive=(lock,) if mine else (),
         # A shared lock of one has no place in the line: others need not wait for it while it rests.
-        shared=(*_shared([source.id, target.id]), *(() if mine else ((lock, 1),))),
+        shared=(*lifecycle.host_slots([source.id, target.id]), *(() if mine else ((lock, 1),))),
         not_before=clock.after(pause),
     )
-
-
-def _shared(hosts: list[str]) -> list[tuple[str, int]]:
-    limit = settings.load().jobs_per_host
-    return [(f"host:{host}", limit) for host in dict.fromkeys(hosts)]

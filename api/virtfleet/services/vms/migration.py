@@ -158,7 +158,6 @@ def submit(
     subjects: Sequence[Mapping[str, Any]] = (),
 ) -> Job:
     """Reserve the targets' room and make the job that moves machines, in the order given."""
-    limit = settings.load().jobs_per_host
     hosts = list(dict.fromkeys([*(step.vm.host_id for step in steps), *(step.target.id for step in steps)]))
     moves = [reference(step.vm, step.vm.host, step.target) for step in steps]
     ratios = [creation.vcpu_ratio(step.target) for step in steps]
@@ -182,7 +181,7 @@ def submit(
             "explanations": {step.vm.id: dict(step.explanation) for step in steps},
         },
         exclusive=[f"vm:{step.vm.id}" for step in steps],
-        shared=[(f"host:{host}", limit) for host in hosts],
+        shared=lifecycle.host_slots(hosts),
         needs=needs,
     )
     job.timeout = max(job.timeout, way.timeout * len(steps) + REST_SECONDS)
@@ -229,13 +228,12 @@ def elsewhere(session: Session, vm: Vm, job: Job, item: Mapping[str, Any]) -> Re
     hosts = (vm.host_id, step.target.id)
     ratio = creation.vcpu_ratio(step.target)
     moves = [reference(vm, vm.host, step.target)]
-    limit = settings.load().jobs_per_host
     return Revision(
         reason=f"{told}. Vm {vm.name} goes to {step.target.name} instead.",
         host_ids=hosts,
         variables={**job.variables, "virtfleet_vms": moves, "virtfleet_vcpu_ratio": ratio},
         exclusive=(f"vm:{vm.id}",),
-        shared=tuple((f"host:{host}", limit) for host in hosts),
+        shared=tuple(lifecycle.host_slots(hosts)),
         needs=tuple(_bases(session, owner, step)),
     )
 
