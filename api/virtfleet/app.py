@@ -28,6 +28,7 @@ from virtfleet.routes import (
     snapshots,
     vm_devices,
     vms,
+    volumes,
 )
 
 PREFIX = "/api/v1"
@@ -67,6 +68,7 @@ def create_app() -> APIFlask:
         backups,
         clones,
         vm_devices,
+        volumes,
     ):
         app.register_blueprint(room.blueprint, url_prefix=PREFIX)
     if settings.load().s1_enabled:

@@ -3,6 +3,6 @@
 Importing the package registers what the services do when their jobs end.
 """
 
-from virtfleet.services import evacuation, guests, hosts, image_removal, images, secrets, vms
+from virtfleet.services import evacuation, guests, hosts, image_removal, images, secrets, vms, volumes
 
-__all__ = ["evacuation", "guests", "hosts", "image_removal", "images", "secrets", "vms"]
+__all__ = ["evacuation", "guests", "hosts", "image_removal", "images", "secrets", "vms", "volumes"]
