@@ -1,5 +1,6 @@
 """Volumes and pools through REST on real rows: what may be made, attached and deleted, and by whom."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from virtfleet.jobs.kinds import Outcome
 from virtfleet.models import Host, Job, Project, User, Vm, Volume
 from virtfleet.services import auth, vms, volumes
 from virtfleet.services.vms import backups, cloning
+from werkzeug.test import TestResponse
 
 from tests.api.fleet_rows import GIB, add_host, add_vm
 from tests.api.test_rest import Caller, problem
@@ -34,11 +36,16 @@ def known() -> list[dict[str, Any]]:
         return [{"name": row.name, "state": row.state} for row in session.scalars(select(Volume))]
 
 
-def ended(answer: Any, *, size_bytes: int | None = None, failed: bool = False, started: bool = True) -> str:
+def told(answer: TestResponse) -> Any:
+    """Return what an answer holds."""
+    return json.loads(answer.data)
+
+
+def ended(answer: TestResponse, *, size_bytes: int | None = None, failed: bool = False, started: bool = True) -> str:
     """Let the job of an answer end as its run would have it; return what it was made to run with."""
-    assert answer.status_code == 202, answer.json
+    assert answer.status_code == 202, told(answer)
     with database.write() as session:
-        job = session.get_one(Job, answer.json["job"]["id"])
+        job = session.get_one(Job, told(answer)["job"]["id"])
         job.state, job.attempt = "running", 1
         job.started_at = clock.now() if started else None
         if job.kind == "vm.disk":
@@ -55,7 +62,7 @@ def ended(answer: Any, *, size_bytes: int | None = None, failed: bool = False, s
 def made(api: Caller, name: str = "data", **more: Any) -> dict[str, Any]:
     """Make a volume, and let its job have succeeded."""
     ended(api("POST", "/volumes", {"name": name, "size": "1GiB", "host": "host1", **more}))
-    found: dict[str, Any] = api("GET", f"/volumes/{name}").json
+    found: dict[str, Any] = told(api("GET", f"/volumes/{name}"))
     return found
 
 
@@ -78,8 +85,8 @@ def other_project(*scopes: str) -> str:
 def test_a_volume_is_made_on_a_host_and_named_by_its_id(api: Caller) -> None:
     answer = api("POST", "/volumes", {"size": "3GiB", "host": "host1"}, Idempotency_Key="once")
     again = api("POST", "/volumes", {"size": "3GiB", "host": "host1"}, Idempotency_Key="once")
-    assert (again.json, again.headers["Idempotent-Replayed"]) == (answer.json, "true")
-    volume = answer.json["volume"]
+    assert (told(again), again.headers["Idempotent-Replayed"]) == (told(answer), "true")
+    volume = told(answer)["volume"]
     assert (volume["state"], volume["host"], volume["pool"], volume["format"]) == (
         "creating",
         "host1",
@@ -90,22 +97,22 @@ def test_a_volume_is_made_on_a_host_and_named_by_its_id(api: Caller) -> None:
     assert len(volume["serial"]) == 20
     assert "100GiB" in volume["explanation"]["text"]
     with database.read() as session:
-        job = session.get_one(Job, answer.json["job"]["id"])
+        job = session.get_one(Job, told(answer)["job"]["id"])
         wanted = {"name": volume["id"], "pool": "default", "size": "3GiB", "format": "qcow2"}
         assert job.variables == {"virtfleet_volumes": [wanted]}
-    (pool,) = [each for each in api("GET", "/pools").json["items"] if each["host"] == "host1"]
+    (pool,) = [each for each in told(api("GET", "/pools"))["items"] if each["host"] == "host1"]
     assert pool["capacity_bytes"] - pool["free_bytes"] == 3 * GIB + GIB  # and web1's disk
     assert ended(answer, size_bytes=3 * GIB) == "volume.create"
-    assert api("GET", f"/volumes/{volume['id']}").json["state"] == "ready"
-    replay = api("GET", f"/jobs/{answer.json['job']['id']}/replay").json
+    assert told(api("GET", f"/volumes/{volume['id']}"))["state"] == "ready"
+    replay = told(api("GET", f"/jobs/{told(answer)['job']['id']}/replay"))
     assert replay["playbook"].endswith("volume/create.yml")
 
 
 def test_a_volume_lies_where_the_machine_is_that_is_to_have_it(api: Caller) -> None:
     answer = api("POST", "/volumes", {"name": "data", "size": "1GiB", "vm": "web2"})
-    assert (answer.json["volume"]["host"], answer.json["volume"]["explanation"]["chosen"]) == ("host2", "host2")
-    assert [each["name"] for each in api("GET", "/volumes?host=host2").json["items"]] == ["data"]
-    assert api("GET", "/volumes?host=host1").json["items"] == []
+    assert (told(answer)["volume"]["host"], told(answer)["volume"]["explanation"]["chosen"]) == ("host2", "host2")
+    assert [each["name"] for each in told(api("GET", "/volumes?host=host2"))["items"]] == ["data"]
+    assert told(api("GET", "/volumes?host=host1"))["items"] == []
 
 
 @pytest.mark.parametrize(
@@ -134,13 +141,13 @@ def test_a_volume_is_attached_moves_to_another_machine_and_keeps_its_data(api: C
     add_vm("web3", "host1")
     volume = made(api)
     answer = api("POST", "/vms/web1/disks", {"volume": "data"})
-    assert answer.json["disk"]["volume_id"] == volume["id"]
-    assert (answer.json["disk"]["serial"], answer.json["disk"]["size"]) == (volume["serial"], "1GiB")
+    assert told(answer)["disk"]["volume_id"] == volume["id"]
+    assert (told(answer)["disk"]["serial"], told(answer)["disk"]["size"]) == (volume["serial"], "1GiB")
     # Reserved from the moment it is asked for.
     problem(api("DELETE", "/volumes/data"), 409, "in_use")
     ended(answer, size_bytes=GIB)
-    assert api("GET", "/volumes/data").json["vms"] == ["web1"]
-    assert [each["name"] for each in api("GET", "/volumes?vm=web1").json["items"]] == ["data"]
+    assert told(api("GET", "/volumes/data"))["vms"] == ["web1"]
+    assert [each["name"] for each in told(api("GET", "/volumes?vm=web1"))["items"]] == ["data"]
     refused = problem(api("POST", "/vms/web3/disks", {"volume": "data"}), 409, "in_use")
     assert refused["vms"] == ["web1"]
     problem(api("POST", "/vms/web1/disks", {"volume": "data"}), 409, "already_exists")
@@ -148,19 +155,19 @@ def test_a_volume_is_attached_moves_to_another_machine_and_keeps_its_data(api: C
     problem(api("POST", "/volumes/data/wipe"), 409, "in_use")
     # A run that failed leaves it where it is.
     ended(api("DELETE", f"/vms/web1/disks/{volume['serial']}"), failed=True)
-    assert api("GET", "/volumes/data").json["vms"] == ["web1"]
+    assert told(api("GET", "/volumes/data"))["vms"] == ["web1"]
     ended(api("DELETE", f"/vms/web1/disks/{volume['serial']}"))
     ended(api("POST", "/vms/web3/disks", {"volume": volume["id"]}), failed=True)
-    assert api("GET", "/volumes/data").json["vms"] == []
+    assert told(api("GET", "/volumes/data"))["vms"] == []
     attached(api, "web3", volume["id"])
-    assert api("GET", "/volumes/data").json["vms"] == ["web3"]
+    assert told(api("GET", "/volumes/data"))["vms"] == ["web3"]
     # It outlives the machine, whose deletion does not name it.
     with database.write() as session:
         vm = session.scalars(select(Vm).where(Vm.name == "web3")).one()
         job, _more = vms.delete(session, auth.system(session), vm)
         assert volume["id"] not in str(job.variables)
         lifecycle.close(session, job, Outcome("succeeded"))
-    assert api("GET", "/volumes/data").json["vms"] == []
+    assert told(api("GET", "/volumes/data"))["vms"] == []
     assert ended(api("DELETE", "/volumes/data")) == "volume.delete"
     assert known() == []
 
@@ -171,7 +178,7 @@ def test_a_volume_is_not_attached_where_its_pool_is_not(api: Caller) -> None:
     assert "host1" in refused["hint"]
     for body in ({"volume": "data", "pool": "default"}, {"volume": "data", "shareable": True}):
         problem(api("POST", "/vms/web1/disks", body), 422, "invalid")
-    raw = {"serial": "x", "volume": api("GET", "/volumes/data").json["volume"]}
+    raw = {"serial": "x", "volume": told(api("GET", "/volumes/data"))["volume"]}
     problem(api("POST", "/vms/web1/disks", raw), 409, "conflict")
     problem(api("POST", "/vms/web1/disks", {"size": "1GiB"}), 422, "invalid")
     with database.write() as session:
@@ -193,8 +200,8 @@ def test_a_shareable_volume_is_raw_and_had_by_several_machines(api: Caller) -> N
     assert volume["format"] == "raw"
     attached(api, "web1", "data")
     attached(api, "web3", "data")
-    assert sorted(api("GET", "/volumes/data").json["vms"]) == ["web1", "web3"]
-    assert api("GET", "/vms/web3/disks").json["items"][-1]["shareable"] is True
+    assert sorted(told(api("GET", "/volumes/data"))["vms"]) == ["web1", "web3"]
+    assert told(api("GET", "/vms/web3/disks"))["items"][-1]["shareable"] is True
     problem(api("PATCH", "/volumes/data", {"size": "2GiB"}), 409, "in_use")
 
 
@@ -205,22 +212,22 @@ def test_a_volume_grows_where_it_is_and_never_shrinks(api: Caller) -> None:
     problem(api("PATCH", "/volumes/data", {}), 422, "invalid")
     problem(api("PATCH", "/volumes/data", {"size": "2GiB"}, If_Match='"99"'), 412, "changed_meanwhile")
     assert ended(api("PATCH", "/volumes/data", {"size": "2GiB"}), size_bytes=2 * GIB) == "volume.resize"
-    assert api("GET", "/volumes/data").json["size"] == "2GiB"
+    assert told(api("GET", "/volumes/data"))["size"] == "2GiB"
     ended(api("PATCH", "/volumes/data", {"size": "3GiB"}), failed=True)
-    told = api("GET", "/volumes/data").json
-    assert (told["size"], told["error"]["code"]) == ("2GiB", "refused")
+    now = told(api("GET", "/volumes/data"))
+    assert (now["size"], now["error"]["code"]) == ("2GiB", "refused")
     attached(api, "web1", "data")
     assert ended(api("PATCH", "/volumes/data", {"grow_by": "1GiB"}), size_bytes=3 * GIB) == "vm.disk"
-    assert api("GET", "/volumes/data").json["size"] == "3GiB"
+    assert told(api("GET", "/volumes/data"))["size"] == "3GiB"
     assert ended(api("PATCH", f"/vms/web1/disks/{volume['serial']}", {"size": "4GiB"}), size_bytes=4 * GIB) == "vm.disk"
-    assert api("GET", "/volumes/data").json["size"] == "4GiB"
+    assert told(api("GET", "/volumes/data"))["size"] == "4GiB"
 
 
 def test_a_volume_is_copied_unless_a_machine_may_write_to_it(api: Caller) -> None:
     made(api)
     answer = api("POST", "/volumes", {"name": "copy", "source": "data"})
     assert ended(answer, size_bytes=GIB) == "volume.clone"
-    assert api("GET", "/volumes/copy").json["size"] == "1GiB"
+    assert told(api("GET", "/volumes/copy"))["size"] == "1GiB"
     problem(api("POST", "/volumes", {"name": "copy", "source": "data"}), 409, "already_exists")
     problem(api("POST", "/volumes", {"name": "small", "source": "data", "size": "512MiB"}), 422, "invalid")
     problem(api("POST", "/volumes", {"name": "there", "source": "data", "host": "host2"}), 422, "invalid")
@@ -247,14 +254,14 @@ def test_what_could_not_be_made_is_removed_again_and_what_had_not_begun_is_forgo
     assert volumes.retry_cleanups() == 0
     made(api, "c")
     ended(api("DELETE", "/volumes/c"), failed=True)
-    assert api("GET", "/volumes/c").json["state"] == "ready"
+    assert told(api("GET", "/volumes/c"))["state"] == "ready"
 
 
 def test_a_volume_of_another_project_is_not_seen(api: Caller) -> None:
     volume = made(api)
     token = other_project("volumes:write", "vms:write", "hosts:read")
     theirs = Caller(api._client, token)
-    assert theirs("GET", "/volumes").json["items"] == []
+    assert told(theirs("GET", "/volumes"))["items"] == []
     for ref in ("data", volume["id"]):
         for method, path, body in (
             ("GET", f"/volumes/{ref}", None),
@@ -266,7 +273,7 @@ def test_a_volume_of_another_project_is_not_seen(api: Caller) -> None:
             problem(theirs(method, path, body), 404, "not_found")
     # The same name is another volume there; a machine of ours cannot have theirs.
     ended(theirs("POST", "/volumes", {"name": "data", "size": "1GiB", "host": "host1"}))
-    (own,) = theirs("GET", "/volumes").json["items"]
+    (own,) = told(theirs("GET", "/volumes"))["items"]
     assert own["id"] != volume["id"]
     problem(api("POST", "/vms/web1/disks", {"volume": own["id"]}), 409, "conflict")
     problem(theirs("GET", "/volumes?vm=web1"), 404, "not_found")
@@ -280,11 +287,11 @@ def test_a_scope_of_its_own_is_needed(api: Caller) -> None:
 
 def test_pools_are_listed_by_host_and_zone(api: Caller) -> None:
     add_host(3, zone_name="east")
-    assert [each["host"] for each in api("GET", "/pools").json["items"]] == ["host1", "host2", "host3"]
-    assert [each["host"] for each in api("GET", "/pools?zone=east").json["items"]] == ["host3"]
-    assert [each["host"] for each in api("GET", "/pools?host=host2").json["items"]] == ["host2"]
-    first = api("GET", "/pools?limit=1").json
-    assert [each["host"] for each in api("GET", f"/pools?cursor={first['next']}").json["items"]] == ["host2", "host3"]
+    assert [each["host"] for each in told(api("GET", "/pools"))["items"]] == ["host1", "host2", "host3"]
+    assert [each["host"] for each in told(api("GET", "/pools?zone=east"))["items"]] == ["host3"]
+    assert [each["host"] for each in told(api("GET", "/pools?host=host2"))["items"]] == ["host2"]
+    first = told(api("GET", "/pools?limit=1"))
+    assert [each["host"] for each in told(api("GET", f"/pools?cursor={first['next']}"))["items"]] == ["host2", "host3"]
     problem(api("GET", "/pools?host=nowhere"), 404, "not_found")
 
 
@@ -296,12 +303,12 @@ def test_a_clone_of_a_machine_has_copies_of_its_volumes_and_shares_what_is_share
     with database.write() as session:
         source, copy = (session.scalars(select(Vm).where(Vm.name == name)).one() for name in ("web1", "copy"))
         cloning.settle(session, copy, source, [{"serial": own["serial"], "name": "copy-12345678-x"}])
-    disks = api("GET", "/vms/copy/disks").json["items"][1:]
+    disks = told(api("GET", "/vms/copy/disks"))["items"][1:]
     assert [(disk["volume"], disk["volume_id"]) for disk in disks] == [
         ("copy-12345678-x", None),
         (shared["volume"], shared["id"]),
     ]
-    assert (api("GET", "/volumes/own").json["vms"], len(api("GET", "/volumes/shared").json["vms"])) == (["web1"], 2)
+    assert (told(api("GET", "/volumes/own"))["vms"], len(told(api("GET", "/volumes/shared"))["vms"])) == (["web1"], 2)
 
 
 def test_a_volume_that_came_back_from_a_backup_is_known_by_its_new_name(api: Caller) -> None:
@@ -310,4 +317,4 @@ def test_a_volume_that_came_back_from_a_backup_is_known_by_its_new_name(api: Cal
     with database.write() as session:
         vm = session.scalars(select(Vm).where(Vm.name == "web1")).one()
         backups.settle(session, vm, [{"serial": volume["serial"], "source": "/pool/again-1"}])
-    assert api("GET", "/volumes/data").json["volume"] == "again-1"
+    assert told(api("GET", "/volumes/data"))["volume"] == "again-1"

@@ -122,7 +122,7 @@ def resize(
         api = connect()
         answer = api.patch(f"/volumes/{ref(name)}", _given(size=size, grow_by=grow_by))
         if finish(api, answer, wait=wait) is not None:
-            say(f"{name}: {answer['volume']['size'] if size is None else size}")
+            say(f"{name}: {_get(api, name)['size']}")
 
 
 @app.command()
@@ -154,14 +154,13 @@ def detach(
     with reported():
         api = connect()
         found = _get(api, name)
-        holders = found["vms"]
-        if vm is None and len(holders) != 1:
-            why = f"{', '.join(holders)} have it; name one of them" if holders else "no machine has it"
-            raise CliError(f"Volume {name!r} cannot be detached: {why}.", REFUSED if holders else NOT_FOUND)
-        holder = vm if vm is not None else holders[0]
+        if vm is None and len(found["vms"]) != 1:
+            why = f"{', '.join(found['vms'])} have it; name one of them" if found["vms"] else "no machine has it"
+            raise CliError(f"Volume {name!r} cannot be detached: {why}.", REFUSED if found["vms"] else NOT_FOUND)
+        holder = vm if vm is not None else found["vm_ids"][0]
         answer = api.delete(f"/vms/{ref(holder)}/disks/{ref(found['serial'])}")
         if finish(api, answer, wait=wait) is not None:
-            say(f"{holder}: volume {name} detached")
+            say(f"{vm or found['vms'][0]}: volume {name} detached")
 
 
 @app.command()

@@ -69,6 +69,7 @@ class VolumeOut(Out):
     state: str
     serial: str
     vms: list[str]
+    vm_ids: list[str]
     explanation: dict[str, Any]
     job: str | None
     error: dict[str, Any] | None
@@ -89,6 +90,7 @@ class VolumeOut(Out):
             zone=row.host.zone.name,
             size=format_size(row.size_bytes),
             vms=[each.vm.name for each in row.attachments],
+            vm_ids=[each.vm_id for each in row.attachments],
             job=row.job_id,
         )
 
