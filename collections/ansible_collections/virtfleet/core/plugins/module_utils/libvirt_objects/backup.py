@@ -236,22 +236,15 @@ def verify(pool: libvirt.virStoragePool, links: Sequence[dict[str, Any]], deadli
 def digest(volume: libvirt.virStorageVol, deadline: Deadline, wanted: str) -> tuple[int, str]:
     """Return the length and the SHA-256 of a volume's file, read through libvirt's stream."""
     total, sha = 0, hashlib.sha256()
-    stream = None
     try:
-        stream = volume.connect().newStream(0)
-        volume.download(stream, 0, 0, 0)
-        while part := stream.recv(_CHUNK_BYTES):
-            if deadline.passed:
-                hint = "Allow more time with the option timeout."
-                raise VirtfleetError(wanted, "reading its files takes too long", hint, "timeout")
-            sha.update(part)
-            total += len(part)
-        stream.finish()
-        stream = None
+        with volumes.stream_of(volume) as stream:
+            volume.download(stream, 0, 0, 0)
+            while part := stream.recv(_CHUNK_BYTES):
+                if deadline.passed:
+                    hint = "Allow more time with the option timeout."
+                    raise VirtfleetError(wanted, "reading its files takes too long", hint, "timeout")
+                sha.update(part)
+                total += len(part)
     except libvirtError as error:
         raise translate(error, wanted) from error
-    finally:
-        if stream is not None:
-            with contextlib.suppress(libvirtError):
-                stream.abort()
     return total, sha.hexdigest()
