@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_preflight as preflight
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_storage as storage
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
