@@ -89,6 +89,7 @@ VM_CASES = [
     Case("vm", {**AT_ONCE, "state": "stopped"}, (RUNNING,)),
     Case("vm", {**AT_ONCE, "state": "stopped"}, (STOPPED,), changes=False),
     Case("vm", {**AT_ONCE, "state": "restarted"}, (RUNNING,), repeats="a restart is done each time"),
+    Case("vm", {"name": NAME, "state": "saved"}, (RUNNING,)),
     Case("vm", {"name": NAME, "state": "absent"}, changes=False),
     Case("vm", {"name": NAME, "state": "absent"}, (STOPPED,)),
     Case("vm", {**AT_ONCE, "state": "absent", "delete_made_volumes": True}, (RUNNING,), label="absent-with-volumes"),
@@ -370,7 +371,8 @@ def picture(uri: str) -> list[str]:
     with opened_host(uri, Deadline(30)) as connection:
         for domain in connection.listAllDomains():
             found += [domain.XMLDesc(0), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), str(domain.state())]
-            found += [str(domain.autostart()), *(each.getXMLDesc() for each in domain.listAllSnapshots())]
+            found += [str((domain.autostart(), domain.hasManagedSaveImage()))]
+            found += [each.getXMLDesc() for each in domain.listAllSnapshots()]
             if uri != TEST_URI:
                 found += [each.getName() for each in domain.listAllCheckpoints()]
         for pool in connection.listAllStoragePools():
@@ -398,7 +400,9 @@ def remove_all(uri: str) -> None:
                 with suppress(libvirt.libvirtError):
                     domain.destroy()
                 domain.undefineFlags(
-                    libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                    libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                 )
         for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
             pool.refresh()

@@ -75,6 +75,7 @@ KINDS: dict[str, Kind] = {
         Kind("vm.reboot", "vm/reboot.yml"),
         Kind("vm.pause", "vm/pause.yml"),
         Kind("vm.resume", "vm/resume.yml"),
+        Kind("vm.save", "vm/save.yml"),
         # A program that may have run is not run again.
         Kind("vm.exec", "vm/exec.yml", max_attempts=1),
         Kind("vm.guest", "vm/guest.yml", timeout=180.0),

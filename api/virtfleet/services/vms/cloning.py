@@ -181,7 +181,7 @@ def _reserve(
         number=number,
         uuid=str(uuid.uuid4()),
         name=name,
-        libvirt_name=creation.libvirt_name(session, who, name, number),
+        libvirt_name=creation.libvirt_name(session, who.project_name, name, number),
         zone_id=source.zone_id,
         host_id=source.host_id,
         project_id=who.project_id,

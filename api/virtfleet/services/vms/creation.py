@@ -128,9 +128,9 @@ def choose_names(session: Session, who: Principal, new: NewVm, numbers: Sequence
     return called
 
 
-def libvirt_name(session: Session, who: Principal, name: str, number: int) -> str:
+def libvirt_name(session: Session, project: str, name: str, number: int) -> str:
     """Return what a machine is called on its host: its name, with the project's unless that is the default one."""
-    plain = name if who.project_name == DEFAULT_PROJECT else f"{who.project_name}.{name}"
+    plain = name if project == DEFAULT_PROJECT else f"{project}.{name}"
     taken = session.scalar(select(Vm.id).where(Vm.libvirt_name == plain))
     return plain if taken is None else f"{plain}-{number}"
 
@@ -152,7 +152,7 @@ def _reserve(
         uuid=str(uuid.uuid4()),
         name=name,
         label=new.label,
-        libvirt_name=libvirt_name(session, who, name, number),
+        libvirt_name=libvirt_name(session, who.project_name, name, number),
         zone_id=plan.zone.id,
         host_id=hosts[placed["host"]].id,
         project_id=who.project_id,

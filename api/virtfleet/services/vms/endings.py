@@ -183,8 +183,8 @@ def _changed(session: Session, job: Job, outcome: Outcome) -> None:
             tell(session, vm)
 
 
-for _action in actions.ACTIONS:
-    kinds.finisher(f"vm.{_action}")(_changed)
+for _kind in sorted(set(actions.KINDS.values())):
+    kinds.finisher(_kind)(_changed)
 
 
 @kinds.finisher("vm.resize")
