@@ -178,7 +178,7 @@ def _settings_names_and_saved_memory(fleet: Fleet, vm: dict[str, Any]) -> None:
     cli(fleet, "vm", "reset", "web9")
     cli(fleet, "vm", "save", "web9")
     assert fleet.get("/vms/web9")["state"] == "stopped"
-    late = changed(fleet, "/vms/web9", {"vcpus": 1}, "failed")
+    late = changed(fleet, "/vms/web9", {"video": "vga"}, "failed")
     assert "its memory is saved" in late["error"]["message"]
     cli(fleet, "vm", "start", "web9")
     assert fleet.get("/vms/web9")["state"] == "running"

@@ -22,8 +22,7 @@ def rename(session: Session, vm: Vm, name: str, *, allow_power_cycle: bool) -> d
     """
     names.check(name, "vm")
     if _taken(session, vm, name):
-        hint = "Choose another name; virtfleet vm list shows those taken."
-        raise Problem("already_exists", f"There is a vm {name!r} already.", hint)
+        raise creation.taken(name)
     if vm.state not in STOPPED and not allow_power_cycle:
         hint = "Stop it first, or allow that with allow_power_cycle."
         raise Problem("conflict", f"Vm {vm.name!r} is {vm.state}, and only a stopped one can be renamed.", hint)
