@@ -227,12 +227,17 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
         ],
         "networks": [nic(address) for address in vm.addresses],
         "cloud_init": {
-            "hostname": vm.name.replace("_", "-").replace(".", "-"),
+            "hostname": host_name(vm.name),
             "ssh_keys": [key.strip() for key in new.ssh_keys],
             **({"user_data_src": {"$secret": secret}} if secret else {}),
         },
         "metadata": {**metadata(vm, who), "attempt": ATTEMPT},
     }
+
+
+def host_name(name: str) -> str:
+    """Return what a machine of this name is called inside."""
+    return name.replace("_", "-").replace(".", "-")
 
 
 def metadata(vm: Vm, who: Principal) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from virtfleet.services.vms import (
     migration,
     nics,
     resizing,
+    restoring,
     snapshots,
 )
 
@@ -333,9 +334,13 @@ def restored(session: Session, job: Job, outcome: Outcome) -> None:
     item = backups.told(outcome)
     for _, vm in list(_vms(session, job)):
         if item is not None and not item.get("failed"):
+            disks_now = (item.get("vm") or {}).get("disks") or []
+            if vm.state == "building":
+                restoring.settle(vm, job, disks_now)
+            else:
+                backups.settle(vm, disks_now)
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
             vm.error = None
-            backups.settle(vm, (item.get("vm") or {}).get("disks") or [])
             vm.observed_at = clock.now()
             tell(session, vm)
         elif vm.state == "building" and job.started_at is None:
