@@ -18,7 +18,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadl
 from virtfleet.lab import Lab
 
 from tests.lab.fleet import Fleet, wait_until
-from tests.lab.test_storage_modules import call
+from tests.lab.test_storage_modules import call, remove_volumes
 from tests.lab.test_vm_module import answered
 from tests.lab.test_vm_snapshot_module import Guest
 
@@ -282,3 +282,4 @@ def test_over_the_command_a_machine_is_backed_up_made_again_and_its_backups_outl
         assert json.loads(cli("backups", "-o", "json")) == []
     finally:
         call("pool", uri, name="backups", state="absent", delete_content=True, timeout=60.0)
+        remove_volumes(uri, "default", f"web1-{old['uuid'][:8]}-data")  # what was attached outlives its machine

@@ -76,6 +76,7 @@ DISK: Options = {"name": NAME, "serial": "data", "volume": f"{PREFIX}-data"}
 NIC: Options = {"name": NAME, "mac": OTHER_MAC, "bridge": "vmbr0"}
 FILTERED = ("vm_nic", {"name": NAME, "mac": MAC, "filter": "clean-traffic"})
 SNAPSHOT: Options = {"vm": NAME, "name": f"{PREFIX}-s"}
+OUTSIDE: Options = {**SNAPSHOT, "mode": "external"}
 IMAGE: Options = {"name": f"{PREFIX}-image", "pool": "default"}
 
 VM_CASES = [
@@ -119,6 +120,8 @@ VM_CASES = [
         (STOPPED, ("vm_snapshot", SNAPSHOT)),
         repeats="each time the machine goes back anew, whatever it did meanwhile",
     ),
+    Case("vm_snapshot", {**SNAPSHOT, "state": "exported"}, (STOPPED, ("vm_snapshot", SNAPSHOT))),
+    Case("vm_snapshot", {**SNAPSHOT, "state": "exported"}, (PAUSED, ("vm_snapshot", OUTSIDE)), label="exported-live"),
     Case("vm_migrate", {"name": NAME, "target_uri": TARGET}, (STOPPED,), label="offline"),
 ]
 

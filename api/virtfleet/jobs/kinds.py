@@ -90,6 +90,7 @@ KINDS: dict[str, Kind] = {
         Kind("vm.preflight", "vm/preflight.yml"),
         Kind("vm.snapshot", "vm/snapshot.yml"),
         Kind("vm.revert", "vm/revert.yml"),
+        Kind("vm.export", "vm/export.yml"),
         Kind("vm.backup", "vm/backup.yml"),
         Kind("vm.restore", "vm/restore.yml"),
         Kind("host.discover", "host/discover.yml", timeout=60.0),

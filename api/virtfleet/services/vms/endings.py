@@ -303,6 +303,7 @@ def mended(session: Session, job: Job, outcome: Outcome) -> None:
 
 @kinds.finisher("vm.snapshot")
 @kinds.finisher("vm.revert")
+@kinds.finisher("vm.export")
 def snapshots_settled(session: Session, job: Job, outcome: Outcome) -> None:
     """Note which snapshots a machine has, and its state."""
     for _, vm in list(_vms(session, job)):

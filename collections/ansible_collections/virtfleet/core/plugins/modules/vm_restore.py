@@ -149,6 +149,7 @@ from typing import Any
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import backup as backups
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import restore
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import (
@@ -221,7 +222,7 @@ def _as_new(
     if domain is not None and vms.describe(domain)["metadata"].get("restored_from") != mark:
         text = "a machine of that name is there, which was not made from this backup"
         raise VirtfleetError(goal, text, "Choose another name.", "already_exists")
-    target = restore.pool_for(connection, params["disk_pool"], goal)
+    target = pools.file_pool(connection, params["disk_pool"], goal)
     starts = bool(params["start"]) and (domain is None or not domain.isActive())
     after = {"name": name, "state": "running" if params["start"] else "stopped"}
     before = None if domain is None else {"name": name, "state": vms.state_of(domain)}

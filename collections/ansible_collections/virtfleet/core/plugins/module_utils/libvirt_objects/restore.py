@@ -21,7 +21,6 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import m
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import backup as backups
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import checkpoint as checkpoints
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_making
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
@@ -297,12 +296,3 @@ def _note(root: ET.Element, values: dict[str, Any]) -> None:
         parent = ET.SubElement(root, "metadata")
     _drop(parent, metadata.TAG)
     parent.append(metadata.build({**kept, **values}))
-
-
-def pool_for(connection: libvirt.virConnect, name: str, wanted: str) -> libvirt.virStoragePool:
-    """Return the pool that the disks are to lie in. Raises VirtfleetError."""
-    pool = pools.active_pool(connection, name, wanted)
-    if pools.type_of(pool) not in pools.FILE_TYPES:
-        text = f"the pool {name} has no files"
-        raise VirtfleetError(wanted, text, f"Use a pool of type {', '.join(pools.FILE_TYPES)}.", "refused")
-    return pool
