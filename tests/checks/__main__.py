@@ -29,18 +29,19 @@ FULL = {"full"}
 """Suites that take minutes more, on machines with a systemd of their own: only with `--full`."""
 NOTHING_YET = {"chaos"}
 
-# How a suite's tests are spread over workers of pytest-xdist; suites that are not here take them one after another,
-# because they measure, or look at the whole machine. Each worker has homes, ports and a lab of its own.
+# How a suite's tests are spread over workers of pytest-xdist; suites that are not here take them one after another.
+# Each worker has homes, ports and a lab of its own.
 TESTS = ("-n", "2", "--dist", "worksteal")
 FILES = ("-n", "2", "--dist", "loadfile")
 """The tests of a file share a fleet or a machine."""
 SPREAD = {
-    **dict.fromkeys(("unit", "api", "sweeps"), TESTS),
-    **dict.fromkeys(("processes", "conformance"), FILES),
+    **dict.fromkeys(("unit", "api"), TESTS),
     # A third worker works while the others wait: for a lease to end, for a host that is away. The suite itself says
     # which of its files come first (tests/lab/conftest.py).
     "lab": (*FILES, "-n", "3", "--no-loadscope-reorder"),
 }
+LANES = {"lab": "hosts", **dict.fromkeys(("sweeps", "processes", "conformance", "e2e"), "rest")}
+"""Suites that wait much, for guests and hosts and leases: those of one lane run beside those of the other."""
 
 
 def shell_scripts() -> list[str]:
@@ -67,9 +68,10 @@ def all_checks() -> list[Check]:
     for name, quick in SUITES.items():
         folders = [f"tests/{name}", *([f"{COLLECTION}/tests/unit"] if name == "unit" else [])]
         needs = f"tests/{name}" if name in NOTHING_YET else ""
-        spread = SPREAD.get(name, ())
+        command = pytest(*SPREAD.get(name, ()), *folders)
+        lane = LANES.get(name, "")
         suites.append(
-            Check(f"pytest-{name}", pytest(*spread, *folders), quick=quick, full=name in FULL, cheap=False, needs=needs)
+            Check(f"pytest-{name}", command, quick=quick, full=name in FULL, cheap=False, needs=needs, lane=lane)
         )
     return [
         # The longest of the cheap ones first, beside which the others run.
@@ -84,7 +86,7 @@ def all_checks() -> list[Check]:
         Check("suites", (PYTHON, "-m", "tests.checks.suites", *SUITES)),
         suites[0],
         suites[1],
-        Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False),
+        Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False, lane="rest"),
         *suites[2:],
         Check("roles", (PYTHON, "-m", "tests.checks.roles"), quick=False, full=True, cheap=False),
     ]

@@ -63,6 +63,20 @@ def test_the_closing_line_counts_and_the_status_is_true(capsys: pytest.CaptureFi
     assert conclude(Runner().run([later])) == 1, "nothing checked is not a success"
 
 
+def test_lanes_run_beside_each_other_and_what_is_in_none_after_them(tmp_path: Path) -> None:
+    def meets(mine: str, other: str, lane: str) -> Check:
+        wait = f"touch {tmp_path}/{mine}; until [ -e {tmp_path}/{other} ]; do sleep 0.05; done"
+        return Check(mine, ("timeout", "60", "sh", "-c", wait), cheap=False, lane=lane)
+
+    second = Check("second", ("sh", "-c", f"test -e {tmp_path}/one && touch {tmp_path}/second"), cheap=False, lane="a")
+    last = Check("last", ("test", "-e", f"{tmp_path}/second"), cheap=False)
+    outcomes = Runner().run([meets("one", "two", "a"), second, meets("two", "one", "b"), last])
+    assert [(outcome.check.name, outcome.code) for outcome in outcomes] == [
+        *(("one", 0), ("second", 0)),
+        *(("two", 0), ("last", 0)),
+    ]
+
+
 def test_a_link_to_nowhere_is_found() -> None:
     page = ROOT / "README.md"
 
