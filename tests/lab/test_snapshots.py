@@ -18,7 +18,7 @@ pytestmark = pytest.mark.lab
 def test_a_machine_is_brought_back_and_its_snapshots_are_listed_and_deleted(fleet: Fleet) -> None:
     vm = fleet.create("web1", host="host1", wait_for="agent")
     guest = Guest(fleet.lab.host("host1").uri, "web1")
-    guest.write("it was before")
+    guest.write("mark-before-4711")
     environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
 
     def cli(*words: str, code: int = 0) -> str:
@@ -34,13 +34,13 @@ def test_a_machine_is_brought_back_and_its_snapshots_are_listed_and_deleted(flee
     assert [(each["name"], each["mode"], each["memory"]) for each in listed] == [("s1", "internal", True)]
     assert listed[0]["disks"][0]["path"].endswith("-root")
     assert "it was fine" in cli("list", "web1")
-    guest.write("it is after")
+    guest.write("mark-after-4711")
     job = fleet.ended(fleet.post("/vms/web1/snapshots/s1/revert")["job"])
     assert job["state"] == "succeeded", job["error"]
-    assert guest.read() == "it was before"
+    assert guest.read() == "mark-before-4711"
     assert answered(vm["address"]) == "web1"
     assert fleet.get("/vms/web1")["state"] == "running"
-    guest.write("it is now")
+    guest.write("mark-now-4711")
     for _number in range(3):
         body = {"prefix": "auto-", "keep": 1, "name": f"auto-{_number}"}
         assert fleet.ended(fleet.post("/vms/web1/snapshots", body)["job"])["state"] == "succeeded"
@@ -56,7 +56,7 @@ def test_a_machine_is_brought_back_and_its_snapshots_are_listed_and_deleted(flee
     try:
         assert f"default/{volume}-vda.qcow2" in cli("export", "web1", "s1")
         held = content(fleet, f"{volume}-vda.qcow2")
-        assert [text in held for text in (b"it was before", b"it is after", b"it is now")] == [True, False, False]
+        assert [text in held for text in (b"mark-before-4711", b"mark-after-4711", b"mark-now-4711")] == [True, False, False]
         assert [each["name"] for each in fleet.get("/vms/web1/snapshots")["items"]] == ["s1", "auto-2"]
     finally:
         remove_volumes(fleet.lab.host("host1").uri, "default", volume)
