@@ -56,7 +56,8 @@ def test_a_machine_is_brought_back_and_its_snapshots_are_listed_and_deleted(flee
     try:
         assert f"default/{volume}-vda.qcow2" in cli("export", "web1", "s1")
         held = content(fleet, f"{volume}-vda.qcow2")
-        assert [text in held for text in (b"mark-before-4711", b"mark-after-4711", b"mark-now-4711")] == [True, False, False]
+        assert b"mark-before-4711" in held
+        assert not any(later in held for later in (b"mark-after-4711", b"mark-now-4711"))
         assert [each["name"] for each in fleet.get("/vms/web1/snapshots")["items"]] == ["s1", "auto-2"]
     finally:
         remove_volumes(fleet.lab.host("host1").uri, "default", volume)
