@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import snapshot as snapshots
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import source_of
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
 
 try:
     import libvirt
@@ -84,6 +86,26 @@ def parts(
             raise translate(error, goal) from error
         found.append(Part(target, disk.findtext("serial"), f"{prefix}{label}", pool, volume, described, image))
     return found
+
+
+def cards_of(
+    root: ET.Element, given: Sequence[dict[str, Any]], uuid: str
+) -> tuple[list[dict[str, Any]], list[ET.Element]]:
+    """Return the wanted networks, each with its MAC, and the cards for them. Raises VirtfleetError `invalid`."""
+    there = root.findall("devices/interface")
+    networks = [{**nic, "mac": nic["mac"] or clone_xml.mac_of(uuid, number)} for number, nic in enumerate(given)]
+    cards = []
+    for number, nic in enumerate(networks):
+        kind, name = source_of(nic)
+        wanted = {
+            "source": {"kind": kind, "name": check_name(name, kind)},
+            "model": check_name(nic["model"] or "virtio", "card model"),
+            "link": "up",
+            # What guards a card of the original guards the new one, too.
+            "filter": devices.read_nic(there[number])["filter"] if number < len(there) else "none",
+        }
+        cards.append(devices.nic_element(wanted, nic["mac"]))
+    return networks, cards
 
 
 def _refuse_others(root: ET.Element, goal: str) -> None:
