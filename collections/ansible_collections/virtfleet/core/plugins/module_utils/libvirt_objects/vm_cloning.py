@@ -21,14 +21,15 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import b
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import clone as clone_xml
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import snapshot as snapshots
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import (
+    nwfilter,
     vm_clone_snapshots,
     vm_making,
     volume_copy,
 )
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import snapshot as snapshots
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_clone_parts import (
     FRESH,
@@ -39,8 +40,9 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_
 )
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_recipe import refuse_older
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_undo import Undo
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done, source_of
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import NO_FILTER, Done, source_of
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, volume_prefix
+from ansible_collections.virtfleet.core.plugins.module_utils.nwfilter_rules import check_filter_name
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline, wait_for
 
 try:
@@ -270,12 +272,17 @@ class _Maker:
         self._cards = []
         for number, nic in enumerate(self._networks):
             kind, name = source_of(nic)
+            # What guards a card of the source guards the clone's, too, unless another filter is named.
+            guard = devices.read_nic(there[number])["filter"] if number < len(there) else NO_FILTER
+            if nic["filter"] is not None:
+                guard = check_filter_name(nic["filter"])
+                if guard != NO_FILTER:
+                    nwfilter.require(self._connection, guard, self._goal)
             wanted = {
                 "source": {"kind": kind, "name": check_name(name, kind)},
                 "model": check_name(nic["model"] or "virtio", "card model"),
                 "link": "up",
-                # What guards a card of the source guards the clone's, too.
-                "filter": devices.read_nic(there[number])["filter"] if number < len(there) else "none",
+                "filter": guard,
             }
             self._cards.append(devices.nic_element(wanted, nic["mac"]))
 
