@@ -15,6 +15,7 @@ from virtfleet.services.auth import Principal
 from virtfleet.services.vms import (
     actions,
     backups,
+    checkpoints,
     cloning,
     creation,
     disks,
@@ -308,7 +309,22 @@ def snapshots_settled(session: Session, job: Job, outcome: Outcome) -> None:
         item = _of_machine(outcome, vm)
         if item is not None and not item.get("failed"):
             snapshots.record(session, vm, item.get("snapshots") or [])
+            if job.kind == "vm.revert":
+                checkpoints.record(session, vm, [])  # QEMU cannot go back while there are any
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
+            vm.error = None
+        elif outcome.state != "succeeded":
+            vm.error = error_of(job, outcome, item)
+        tell(session, vm)
+
+
+@kinds.finisher("vm.checkpoint")
+def checkpoints_settled(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note which checkpoints a machine has."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm)
+        if item is not None and not item.get("failed"):
+            checkpoints.record(session, vm, item.get("checkpoints") or [])
             vm.error = None
         elif outcome.state != "succeeded":
             vm.error = error_of(job, outcome, item)
