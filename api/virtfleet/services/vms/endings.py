@@ -252,6 +252,7 @@ def moved(session: Session, job: Job, outcome: Outcome) -> None:
         if item is not None and not item.get("failed"):
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
             vm.error = None
+            checkpoints.record(session, vm, [])  # libvirt does not take them along
         elif outcome.state != "succeeded":
             vm.error = error_of(job, outcome, item)
         tell(session, vm)
@@ -352,6 +353,7 @@ def restored(session: Session, job: Job, outcome: Outcome) -> None:
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
             vm.error = None
             backups.settle(vm, (item.get("vm") or {}).get("disks") or [])
+            checkpoints.record(session, vm, [])  # the disks are others now
             vm.observed_at = clock.now()
             tell(session, vm)
         elif vm.state == "building" and job.started_at is None:
