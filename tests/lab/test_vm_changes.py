@@ -1,9 +1,12 @@
 """Machines changed through REST and the CLI: resized, given disks and cards; refused where it does not fit."""
 
+import contextlib
+import json
 import os
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import s
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 from tests.lab.fleet import Fleet, wait_until
-from tests.lab.test_storage_modules import remove_volumes
+from tests.lab.test_storage_modules import call, remove_volumes
 
 pytestmark = pytest.mark.lab
 
@@ -44,11 +47,17 @@ def live(fleet: Fleet, vm: dict[str, Any]) -> dict[str, Any]:
         return settings.read(ET.fromstring(connection.lookupByUUIDString(vm["uuid"]).XMLDesc(0)))
 
 
-def cli(fleet: Fleet, *words: str, code: int = 0) -> str:
+def cli(fleet: Fleet, *words: str, code: int = 0, text: str | None = None) -> str:
     program = [sys.executable, "-c", "from virtfleet.cli.main import main; main()", *words]
     environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
     done = subprocess.run(
-        program, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=300
+        program,
+        env={**os.environ, **environment},
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -251,3 +260,108 @@ def test_disks_and_cards_are_attached_changed_and_detached(fleet: Fleet) -> None
         fleet.delete_all()
         wait_until(lambda: not fleet.get("/vms")["items"], 180, "the machines to go")
         remove_volumes(uri, "default", volume)
+
+
+def seen_by(marker: str, ended: threading.Event, seen: list[str]) -> None:
+    """Note every command line and environment in which a text turns up, until it is told to stop."""
+    while not ended.wait(0.02):
+        for name in ("cmdline", "environ"):
+            for file in Path("/proc").glob(f"[0-9]*/{name}"):
+                with contextlib.suppress(OSError):
+                    if marker.encode() in file.read_bytes():
+                        seen.append(str(file))
+
+
+def done(fleet: Fleet, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Ask for something; its job must succeed."""
+    answer = fleet.http.request(method, path, json=body)
+    assert answer.status_code == 202, answer.text
+    job = fleet.ended(answer.json()["job"])
+    assert job["state"] == "succeeded", job["error"]
+    return job
+
+
+def test_what_a_host_keeps_and_what_guards_and_marks_a_machine_go_through_rest_and_the_command_line(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """Networks, filters, secrets and checkpoints: each once through REST and once through the command line."""
+    uri, of_host = fleet.lab.host("host1").uri, "/hosts/host1"
+
+    def says(look_up: str, name: str) -> str:
+        with opened_host(uri, Deadline(60)) as connection:
+            return str(getattr(connection, look_up)(name).XMLDesc(0))
+
+    inside: dict[str, Any] = {"mode": "isolated", "address": "192.168.177.1/24"}
+    inside["dhcp"] = {"start": "192.168.177.9", "end": "192.168.177.99"}
+    rules = tmp_path / "rules.yml"
+    rules.write_text("- {action: drop, direction: in, protocol: tcp, match: {dstportstart: 7}}\n")
+    marker, secret = f"a-word-nobody-may-see-{tmp_path.name}", ("ceph", "client.of-the-walk")
+    try:
+        # A network: its names and reserved addresses change while it is active.
+        made = done(fleet, "PUT", f"{of_host}/networks/walk", inside)
+        assert fleet.get(f"/jobs/{made['id']}/replay")["playbook"] == "network/define.yml"
+        words = ("--mode", "isolated", "--address", "192.168.177.1/24", "--dhcp", "192.168.177.9-192.168.177.99")
+        live = ("--dhcp-host", "52:54:00:aa:bb:77=192.168.177.7=db1", "--dns", "192.168.177.7=db1,db")
+        assert "as wanted" in cli(fleet, "host", "network", "define", "host1", "walk", *words, *live)
+        assert "<hostname>db</hostname>" in says("networkLookupByName", "walk")
+        found = fleet.get(f"{of_host}/networks/walk")
+        assert (found["active"], found["dns"][0]["names"], found["leases"]) == (True, ["db", "db1"], [])
+        assert found["dhcp"]["hosts"][0]["name"] == "db1"
+        assert "192.168.177.7=db,db1" in cli(fleet, "host", "network", "list", "host1")
+
+        # A filter: on a card from its first moment, taken off, put back.
+        cli(fleet, "host", "nwfilter", "define", "host1", "walk", str(rules))
+        told = done(fleet, "PUT", f"{of_host}/nwfilters/walk", {})["result"]["host1"]["nwfilter"]
+        assert told["rules"][0]["match"] == {"dstportstart": "7"}
+        fleet.create("web1", host="host1", filter="walk", wait_for="running")
+        assert "filter='walk'" in says("lookupByName", "web1")
+        mac = fleet.get("/vms/web1/nics")["items"][0]["mac"]
+        changed(fleet, f"/vms/web1/nics/{mac}", {"filter": "none"})
+        assert "filterref" not in says("lookupByName", "web1")
+        cli(fleet, "vm", "nic", "change", "web1", mac, "--filter", "walk")
+        assert fleet.get("/vms/web1/nics")["items"][0]["filter"] == "walk"
+        assert "filter='walk'" in says("lookupByName", "web1")
+
+        # A checkpoint of the running machine.
+        done(fleet, "POST", "/vms/web1/checkpoints", {"name": "monday", "description": "for others"})
+        (listed,) = fleet.get("/vms/web1/checkpoints")["items"]
+        assert (listed["name"], listed["disks"]) == ("monday", ["vda"])
+        assert "for others" in cli(fleet, "vm", "checkpoint", "list", "web1")
+        cli(fleet, "vm", "checkpoint", "delete", "web1", "monday")
+        assert fleet.get("/vms/web1/checkpoints")["items"] == []
+        with opened_host(uri, Deadline(60)) as connection:
+            assert connection.lookupByName("web1").listAllCheckpoints() == []
+
+        # A secret: its value reaches libvirt, and nothing else that is kept or that others can read.
+        ended, seen = threading.Event(), list[str]()
+        watcher = threading.Thread(target=seen_by, args=(marker, ended, seen))
+        watcher.start()
+        try:
+            said = cli(fleet, "host", "secret", "set", "host1", *secret, text=f"{marker}\n")
+        finally:
+            ended.set()
+            watcher.join()
+        assert seen == []
+        with opened_host(uri, Deadline(60)) as connection:
+            assert connection.secretLookupByUsage(2, secret[1]).value() == marker.encode()
+        for file in fleet.home.rglob("*"):
+            if file.is_file():
+                assert marker.encode() not in file.read_bytes(), file
+        (job,) = fleet.get("/jobs", kind="secret.define")["items"]
+        events = fleet.get(f"/jobs/{job['id']}/events")
+        assert marker not in said + json.dumps([job, events, fleet.get("/changes", limit=1000)])
+        (kept,) = fleet.get(f"{of_host}/secrets")["items"]
+        assert (kept["usage"], kept["usage_id"]) == secret
+        done(fleet, "DELETE", f"{of_host}/secrets/{kept['uuid']}")
+        assert "keeps no secret" in cli(fleet, "host", "secret", "remove", "host1", *secret, code=3)
+
+        fleet.delete_all()
+        done(fleet, "DELETE", f"{of_host}/nwfilters/walk")
+        cli(fleet, "host", "network", "remove", "host1", "walk")
+        assert "walk" not in json.dumps(fleet.get(f"{of_host}/networks") | fleet.get(f"{of_host}/nwfilters"))
+    finally:
+        for module, options in (
+            ("network", {"name": "walk", "force": True}),
+            ("secret", {"usage": secret[0], "usage_id": secret[1]}),
+        ):
+            call(module, uri, **options, state="absent")

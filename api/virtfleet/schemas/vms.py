@@ -37,6 +37,7 @@ class VmWish(In):
     pool: Text | None = None
     network: Text | None = Field(default=None, description="A network of the zone, or none.")
     address: Text | None = Field(default=None, description="An address of the network; a free one if left out.")
+    filter: Text | None = Field(default=None, description="The network filter that guards its card.")
     policy: Text | dict[str, Any] | None = Field(default=None, description="A placement policy.")
     ssh_keys: list[str] = Field(default_factory=list, max_length=100)
     user_data: str | None = Field(default=None, description="cloud-init user data; kept as a secret.")

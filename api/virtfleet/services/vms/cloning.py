@@ -188,7 +188,7 @@ def _reserve(
         **{column: getattr(source, column) for column in same},
     )
     for position, card in enumerate(source.addresses):
-        addresses.reserve(session, vm, card.network, new.address if position == 0 else None)
+        addresses.reserve(session, vm, card.network, new.address if position == 0 else None, card.filter)
     secret = None
     if new.user_data is not None:
         secret = secrets.keep(session, who, "user_data", new.user_data, vm.id)

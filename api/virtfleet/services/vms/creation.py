@@ -197,7 +197,7 @@ def _reserve(
         explanation=dict(placed["explanation"]),
     )
     if plan.network is not None:
-        addresses.reserve(session, vm, plan.network, new.address)
+        addresses.reserve(session, vm, plan.network, new.address, new.filter)
     secret = None
     if new.user_data is not None:
         secret = secrets.keep(session, who, "user_data", new.user_data, vm.id)
@@ -258,6 +258,8 @@ def nic(address: Any) -> dict[str, Any]:
     """Return a card with its reserved address as module `vm` takes it."""
     network = address.network
     card: dict[str, Any] = {"network" if network.kind == "nat" else "bridge": network.source, "mac": address.mac}
+    if address.filter is not None:
+        card["filter"] = address.filter
     if address.address is not None:
         card["address"] = f"{address.address}/{network.cidr.rpartition('/')[2]}"
         if network.gateway:

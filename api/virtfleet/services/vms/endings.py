@@ -15,6 +15,7 @@ from virtfleet.services.auth import Principal
 from virtfleet.services.vms import (
     actions,
     backups,
+    checkpoints,
     cloning,
     creation,
     disks,
@@ -252,6 +253,7 @@ def moved(session: Session, job: Job, outcome: Outcome) -> None:
         if item is not None and not item.get("failed"):
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
             vm.error = None
+            checkpoints.record(session, vm, [])  # libvirt does not take them along
         elif outcome.state != "succeeded":
             vm.error = error_of(job, outcome, item)
         tell(session, vm)
@@ -310,7 +312,22 @@ def snapshots_settled(session: Session, job: Job, outcome: Outcome) -> None:
         item = _of_machine(outcome, vm)
         if item is not None and not item.get("failed"):
             snapshots.record(session, vm, item.get("snapshots") or [])
+            if job.kind == "vm.revert":
+                checkpoints.record(session, vm, [])  # QEMU cannot go back while there are any
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
+            vm.error = None
+        elif outcome.state != "succeeded":
+            vm.error = error_of(job, outcome, item)
+        tell(session, vm)
+
+
+@kinds.finisher("vm.checkpoint")
+def checkpoints_settled(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note which checkpoints a machine has."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm)
+        if item is not None and not item.get("failed"):
+            checkpoints.record(session, vm, item.get("checkpoints") or [])
             vm.error = None
         elif outcome.state != "succeeded":
             vm.error = error_of(job, outcome, item)
@@ -340,6 +357,7 @@ def restored(session: Session, job: Job, outcome: Outcome) -> None:
                 restoring.settle(vm, job, disks_now)
             else:
                 backups.settle(vm, disks_now)
+                checkpoints.record(session, vm, [])  # the disks are others now
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
             vm.error = None
             vm.observed_at = clock.now()

@@ -109,6 +109,10 @@ options:
         description: Name servers.
         type: list
         elements: str
+      filter:
+        description:
+          - The network filter (M(virtfleet.core.nwfilter)) that says what the card may send and get; V(none) for none.
+        type: str
   cloud_init:
     description: What a new machine finds in its NoCloud seed. Without this it gets no seed.
     type: dict
@@ -379,6 +383,11 @@ options:
             description: Name servers.
             type: list
             elements: str
+          filter:
+            description:
+              - The network filter (M(virtfleet.core.nwfilter)) that says what the card may send and get; V(none) for
+                none.
+            type: str
       cloud_init:
         description: What a new machine finds in its NoCloud seed. Without this it gets no seed.
         type: dict

@@ -75,6 +75,11 @@ options:
         description: Name servers, given by the seed.
         type: list
         elements: str
+      filter:
+        description:
+          - The network filter (M(virtfleet.core.nwfilter)) of the card; V(none) for none. Left out, that of the same
+            card in the backup.
+        type: str
   cloud_init:
     description:
       - The seed of a machine that is made, from which it learns its name and addresses. Left out, it has none, and what

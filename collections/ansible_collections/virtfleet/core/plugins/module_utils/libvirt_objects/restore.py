@@ -99,7 +99,8 @@ def as_new(connection: libvirt.virConnect, origin: Origin, new: New, deadline: D
             text = f"pool {copy.pool.name()} has a volume {copy.name} already"
             raise VirtfleetError(wanted, text, "Use another UUID, or delete it if nobody needs it.", "already_exists")
     root = ET.fromstring(origin.manifest["domain_xml"])
-    networks, cards, files = _inside(root, new, wanted)  # what is wrong with it is found before anything is copied
+    # What is wrong with it is found before anything is copied.
+    networks, cards, files = _inside(connection, root, new, wanted)
     seed_name = f"{prefix}seed.iso"
     made = [{"pool": copy.pool.name(), "name": copy.name} for copy in copies]
     made += [{"pool": new.pool.name(), "name": seed_name}] if files is not None else []
@@ -120,16 +121,16 @@ def as_new(connection: libvirt.virConnect, origin: Origin, new: New, deadline: D
 def check_new(origin: Origin, new: New) -> None:
     """Check what a new machine is to have of its own. Raises VirtfleetError `invalid` or `not_found`."""
     wanted = f"restore backup {origin.manifest['name']} as machine {new.name}"
-    _inside(ET.fromstring(origin.manifest["domain_xml"]), new, wanted)
+    _inside(new.pool.connect(), ET.fromstring(origin.manifest["domain_xml"]), new, wanted)
 
 
 def _inside(
-    root: ET.Element, new: New, wanted: str
+    connection: libvirt.virConnect, root: ET.Element, new: New, wanted: str
 ) -> tuple[list[dict[str, Any]], list[ET.Element] | None, dict[str, bytes] | None]:
     """Return the networks of a new machine, its cards, None for those that it had, and the files of its seed."""
     cards: list[ET.Element] | None = None
     if new.networks is not None:
-        networks, cards = cards_of(root, new.networks, new.uuid)
+        networks, cards = cards_of(connection, root, new.networks, new.uuid, wanted)
     else:
         macs = [clone_xml.mac_of(new.uuid, number) for number in range(len(root.findall("devices/interface")))]
         networks = [{"mac": mac, "address": None, "gateway": None, "dns": None} for mac in macs]

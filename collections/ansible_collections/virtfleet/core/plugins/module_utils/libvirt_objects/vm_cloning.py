@@ -265,7 +265,7 @@ class _Maker:
             # What addresses the source's cards have is the source's: these ask for theirs.
             self._networks = [{"mac": mac, "address": None, "gateway": None, "dns": None} for mac in self._macs]
             return
-        self._networks, self._cards = cards_of(self._root, given, self._uuid)
+        self._networks, self._cards = cards_of(self._connection, self._root, given, self._uuid, self._goal)
 
     def _plan_seed(self) -> None:
         given = self._wish.cloud_init
