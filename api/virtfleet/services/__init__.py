@@ -3,6 +3,30 @@
 Importing the package registers what the services do when their jobs end.
 """
 
-from virtfleet.services import evacuation, guests, hosts, image_removal, images, secrets, vms, volumes
+from virtfleet.services import (
+    evacuation,
+    guests,
+    host_networks,
+    host_secrets,
+    hosts,
+    image_removal,
+    images,
+    nwfilters,
+    secrets,
+    vms,
+    volumes,
+)
 
-__all__ = ["evacuation", "guests", "hosts", "image_removal", "images", "secrets", "vms", "volumes"]
+__all__ = [
+    "evacuation",
+    "guests",
+    "host_networks",
+    "host_secrets",
+    "hosts",
+    "image_removal",
+    "images",
+    "nwfilters",
+    "secrets",
+    "vms",
+    "volumes",
+]
