@@ -75,24 +75,64 @@ def test_a_running_machine_is_resized_up_to_its_maxima_and_beyond_them_with_a_po
     found = live(fleet, vm)
     assert (found["vcpus"], found["memory"], found["io"]["iops"]) == (2, 192 * MIB, 4000)
 
+    _the_file_system_follows_or_the_job_says_why_not(fleet)
     # The root partition of this guest grows only when it boots: the disk grew, the file system did not, and it is said.
     grown = changed(fleet, "/vms/web1", {"grow_disk_by": "256MiB"})
     assert fleet.get("/vms/web1")["disk"] == "1.25GiB"
     told = [event["text"] for event in fleet.get(f"/jobs/{grown['id']}/events")["items"] if event["kind"] == "message"]
     assert any("file system" in text for text in told), told
 
-    beyond = changed(fleet, "/vms/web1", {"vcpus": 3})
+    for too_much in ({"grow_disk_by": "11GiB"}, {"disk": "12GiB"}):
+        refused = fleet.http.patch("/vms/web1", json=too_much)
+        assert (refused.status_code, "10GiB is the most" in refused.json()["detail"]) == (422, True)
+
+    beyond = changed(fleet, "/vms/web1", {"vcpus": 3, "memory": "256MiB"})
     assert item(beyond)["needs_power_cycle"]
-    assert live(fleet, vm)["max_vcpus"] == 2
-    cycled = changed(fleet, "/vms/web1", {"vcpus": 3, "allow_power_cycle": True, "grace": 60})
+    found = live(fleet, vm)
+    assert (found["max_vcpus"], found["memory"], found["max_memory"]) == (2, 192 * MIB, 192 * MIB)
+    body = {"vcpus": 3, "memory": "256MiB", "allow_power_cycle": True, "grace": 60}
+    cycled = changed(fleet, "/vms/web1", body)
     assert item(cycled)["power_cycled"]
-    assert live(fleet, vm)["vcpus"] == 3
+    found = live(fleet, vm)
+    assert (found["vcpus"], found["memory"]) == (3, 256 * MIB)
     assert fleet.get("/vms/web1")["state"] == "running"
 
     replay = cli(fleet, "job", "replay", cycled["id"], "--dir", str(tmp_path / "replay"))
     ran = subprocess.run(shlex.split(replay), check=False, capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "changed=0" in ran.stdout
+
+
+def _the_file_system_follows_or_the_job_says_why_not(fleet: Fleet) -> None:
+    """A disk grows "by" a size with the file system on it, then while the machine cannot be reached, then again."""
+    attached = fleet.ended(fleet.post("/vms/web1/disks", {"serial": "data", "size": "32MiB"})["job"])
+    assert attached["state"] == "succeeded", attached["error"]
+    script = "for n in 1 2 3 4 5 6 7 8 9; do [ -b /dev/vdc ] && break; sleep 1; done; mke2fs -b 4096 /dev/vdc"
+    run = {"argv": ["sh", "-c", f"{script} && mkdir -p /mnt/data && mount /dev/vdc /mnt/data"]}
+    made = fleet.ended(fleet.post("/vms/web1/exec", run)["job"])
+    assert made["state"] == "succeeded", made["error"]
+    grown = changed(fleet, "/vms/web1/disks/data", {"grow_by": "32MiB"})
+    assert filesystem(grown) == {"grown": True, "reason": None, "mounted_at": "/mnt/data"}
+    for action, grows in (("pause", False), ("resume", True)):
+        assert fleet.ended(fleet.post("/vms/web1/actions", {"action": action})["job"])["state"] == "succeeded"
+        job = changed(fleet, "/vms/web1/disks/data", {"size": "96MiB"})
+        assert fleet.get("/vms/web1/disks")["items"][1]["size"] == "96MiB"
+        assert filesystem(job)["grown"] is grows
+        told = [event["text"] for event in fleet.get(f"/jobs/{job['id']}/events")["items"]]
+        assert any("does not fill it" in text and "agent" in text for text in told) is not grows
+    unmount = fleet.post("/vms/web1/exec", {"argv": ["umount", "/mnt/data"]})
+    assert fleet.ended(unmount["job"])["state"] == "succeeded"
+    assert fleet.ended(fleet.http.delete("/vms/web1/disks/data").json()["job"])["state"] == "succeeded"
+    with opened_host(fleet.lab.host(fleet.get("/vms/web1")["host"]).uri, Deadline(60)) as connection:
+        pool = connection.storagePoolLookupByName("default")
+        for name in [each for each in pool.listVolumes() if each.endswith("-data-data")]:
+            pool.storageVolLookupByName(name).delete(0)
+
+
+def filesystem(job: dict[str, Any]) -> dict[str, Any]:
+    """Return what the run said of the file system on the one disk that it dealt with."""
+    found: dict[str, Any] = next(result for result in job["result"].values() if result.get("disks"))["disks"][0]
+    return dict(found["filesystem"])
 
 
 def test_what_does_not_fit_or_cannot_be_is_refused_at_once(fleet: Fleet) -> None:
@@ -120,6 +160,37 @@ def test_what_does_not_fit_or_cannot_be_is_refused_at_once(fleet: Fleet) -> None
     assert taken.status_code == 202
     assert fleet.ended(taken.json()["job"])["state"] == "succeeded"
     assert live(fleet, before)["topology"] == {"sockets": 1, "cores": 1, "threads": 8}
+    _settings_names_and_saved_memory(fleet, before)
+
+
+def _settings_names_and_saved_memory(fleet: Fleet, vm: dict[str, Any]) -> None:
+    cli(fleet, "vm", "set", "web1", "--boot", "network,hd", "--watchdog", "reset", "--no-rng")
+    found = live(fleet, vm)
+    assert (found["boot"], found["watchdog"], found["rng"]) == (["network", "hd"], "reset", False)
+    assert fleet.get("/vms/web1")["settings"] == {"boot": ["network", "hd"], "watchdog": "reset", "rng": False}
+    steps = [{"path": "devices/memballoon", "attribute": "model", "value": "none"}]
+    changed(fleet, "/vms/web1", {"xml_patch": steps})
+    refused = changed(fleet, "/vms/web1", {"xml_patch": [{"path": "uuid", "value": "x"}]}, "failed")
+    assert refused["error"]["code"] == "refused"
+
+    cli(fleet, "vm", "rename", "web1", "web9")
+    assert fleet.domains(vm["host"])["web9"][0] == vm["uuid"]
+    with opened_host(fleet.lab.host(vm["host"]).uri, Deadline(60)) as connection:
+        document = connection.lookupByUUIDString(vm["uuid"]).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        assert '<memballoon model="none"' in document.replace("'", '"')
+    renamed = fleet.get("/vms/web9")
+    assert (renamed["id"], renamed["address"]) == (vm["id"], vm["address"])
+    assert fleet.http.get("/vms/web1").status_code == 404
+    cli(fleet, "vm", "start", "web9")
+    running = fleet.http.patch("/vms/web9", json={"name": "web1"})
+    assert (running.status_code, running.json()["code"]) == (409, "conflict")
+    cli(fleet, "vm", "reset", "web9")
+    cli(fleet, "vm", "save", "web9")
+    assert fleet.get("/vms/web9")["state"] == "stopped"
+    late = changed(fleet, "/vms/web9", {"video": "vga"}, "failed")
+    assert "its memory is saved" in late["error"]["message"]
+    cli(fleet, "vm", "start", "web9")
+    assert fleet.get("/vms/web9")["state"] == "running"
 
 
 def test_what_the_host_refuses_is_given_back(fleet: Fleet) -> None:

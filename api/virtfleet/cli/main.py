@@ -21,6 +21,7 @@ from virtfleet.cli import (
     simulate,
     snapshots,
     vm_changes,
+    vm_settings,
     vms,
 )
 
@@ -28,6 +29,8 @@ app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt h
 vms.app.command("resize")(vm_changes.resize)
 vms.app.add_typer(vm_changes.disk, name="disk")
 vms.app.add_typer(vm_changes.nic, name="nic")
+vms.app.command("set")(vm_settings.set_settings)
+vms.app.command("rename")(vm_settings.rename)
 vms.app.command("clone")(clones.clone)
 vms.app.command("migrate")(migrations.migrate)
 vms.app.command("preflight")(migrations.preflight)

@@ -196,6 +196,12 @@ def reboot(names: Names, force: Force = False, grace: Grace = None, wait: Wait =
 
 
 @app.command()
+def reset(names: Names, wait: Wait = True) -> None:
+    """Press the reset button of machines, which lose what they had not written."""
+    _act(names, "reset", wait=wait)
+
+
+@app.command()
 def pause(names: Names, wait: Wait = True) -> None:
     """Halt machines where they are."""
     _act(names, "pause", wait=wait)
@@ -205,6 +211,12 @@ def pause(names: Names, wait: Wait = True) -> None:
 def resume(names: Names, wait: Wait = True) -> None:
     """Let paused machines go on."""
     _act(names, "resume", wait=wait)
+
+
+@app.command()
+def save(names: Names, wait: Wait = True) -> None:
+    """Save the memory of machines and stop them; the next start lets them go on where they were."""
+    _act(names, "save", wait=wait)
 
 
 @app.command()

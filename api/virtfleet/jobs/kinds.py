@@ -75,6 +75,7 @@ KINDS: dict[str, Kind] = {
         Kind("vm.reboot", "vm/reboot.yml"),
         Kind("vm.pause", "vm/pause.yml"),
         Kind("vm.resume", "vm/resume.yml"),
+        Kind("vm.save", "vm/save.yml"),
         # A program that may have run is not run again.
         Kind("vm.exec", "vm/exec.yml", max_attempts=1),
         Kind("vm.guest", "vm/guest.yml", timeout=180.0),
@@ -89,6 +90,7 @@ KINDS: dict[str, Kind] = {
         Kind("vm.preflight", "vm/preflight.yml"),
         Kind("vm.snapshot", "vm/snapshot.yml"),
         Kind("vm.revert", "vm/revert.yml"),
+        Kind("vm.export", "vm/export.yml"),
         Kind("vm.checkpoint", "vm/checkpoint.yml", timeout=120.0),
         Kind("vm.backup", "vm/backup.yml"),
         Kind("vm.restore", "vm/restore.yml"),

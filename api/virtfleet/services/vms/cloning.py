@@ -208,7 +208,7 @@ def _spec(source: Vm, vm: Vm, who: Principal, new: NewClone, secret: str | None)
         "disks": [{**first, "name": f"{volume_prefix(vm.libvirt_name, vm.uuid)}root", "pool": vm.pool}],
         "networks": [creation.nic(address) for address in vm.addresses],
         "cloud_init": {
-            "hostname": vm.name.replace("_", "-").replace(".", "-"),
+            "hostname": creation.host_name(vm.name),
             "ssh_keys": _keys(source, new),
             **({"user_data_src": {"$secret": secret}} if secret else {}),
         },

@@ -23,6 +23,7 @@ from virtfleet.services.vms import (
     migration,
     nics,
     resizing,
+    restoring,
     snapshots,
 )
 
@@ -184,8 +185,8 @@ def _changed(session: Session, job: Job, outcome: Outcome) -> None:
             tell(session, vm)
 
 
-for _action in actions.ACTIONS:
-    kinds.finisher(f"vm.{_action}")(_changed)
+for _kind in sorted(set(actions.KINDS.values())):
+    kinds.finisher(_kind)(_changed)
 
 
 @kinds.finisher("vm.resize")
@@ -304,6 +305,7 @@ def mended(session: Session, job: Job, outcome: Outcome) -> None:
 
 @kinds.finisher("vm.snapshot")
 @kinds.finisher("vm.revert")
+@kinds.finisher("vm.export")
 def snapshots_settled(session: Session, job: Job, outcome: Outcome) -> None:
     """Note which snapshots a machine has, and its state."""
     for _, vm in list(_vms(session, job)):
@@ -350,10 +352,14 @@ def restored(session: Session, job: Job, outcome: Outcome) -> None:
     item = backups.told(outcome)
     for _, vm in list(_vms(session, job)):
         if item is not None and not item.get("failed"):
+            disks_now = (item.get("vm") or {}).get("disks") or []
+            if vm.state == "building":
+                restoring.settle(vm, job, disks_now)
+            else:
+                backups.settle(vm, disks_now)
+                checkpoints.record(session, vm, [])  # the disks are others now
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
             vm.error = None
-            backups.settle(vm, (item.get("vm") or {}).get("disks") or [])
-            checkpoints.record(session, vm, [])  # the disks are others now
             vm.observed_at = clock.now()
             tell(session, vm)
         elif vm.state == "building" and job.started_at is None:

@@ -53,6 +53,9 @@ def make(connection: libvirt.virConnect, wanted: Wanted, *, check: bool, deadlin
         missing = "no machine is there, and to make one name, vcpus and memory are needed"
         named = wanted.name or wanted.uuid
         raise VirtfleetError(f"make machine {named}", missing, "Give them.", "not_found", values={"cleaned": True})
+    if state == "saved":
+        text = "it is not there, so there is no memory to save"
+        raise VirtfleetError(f"save machine {wanted.name}", text, "Make it first.", "not_found", {"cleaned": True})
     if state in ("stopped", "restarted"):
         state = "present" if state == "stopped" else "running"
     after_state = "stopped" if state == "present" else state
