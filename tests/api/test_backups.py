@@ -147,7 +147,10 @@ def test_in_place_it_goes_to_the_machine_where_the_backup_is(client: FlaskClient
 
 
 def test_backups_outlive_their_machine_and_become_a_new_one_with_room_reserved(client: FlaskClient) -> None:
-    vm_id, backup = running(), made(client, "b1", disks=("vda", "sda"))
+    vm_id = running()
+    with database.write() as session:
+        session.get_one(Vm, vm_id).addresses[0].filter = "web"
+    backup = made(client, "b1", disks=("vda", "sda"))
     with database.write() as session:
         session.delete(session.get_one(Vm, vm_id))
     assert [each["name"] for each in listed(client, "?vm=web1")] == ["b1"]
@@ -160,6 +163,7 @@ def test_backups_outlive_their_machine_and_become_a_new_one_with_room_reserved(c
     assert (given["new_name"], given["new_uuid"], given["start"]) == ("web9", row["uuid"], True)
     assert row["address"] == given["networks"][0]["address"].partition("/")[0]
     assert row["mac"] == given["networks"][0]["mac"]
+    assert given["networks"][0]["filter"] == "web"
     assert given["cloud_init"] == {"hostname": "web9", "ssh_keys": []}
     disks = [
         {"target": "vda", "bus": "virtio", "serial": "root", "source": "/pool/web9-root"},

@@ -37,6 +37,17 @@ def test_a_filter_that_is_used_is_not_removed_and_the_error_names_who_uses_it(ho
     assert call("nwfilter", host, name=FILTER, state="absent").changed
 
 
+@pytest.mark.parametrize(("name", "code"), [(f"{FILTER}-nowhere", "not_found"), ("<x/>", "invalid")])
+def test_a_machine_whose_filter_cannot_be_had_is_not_made(host: str, name: str, code: str) -> None:
+    before = picture(host)
+    wanted = {**STOPPED[1], "networks": [{"bridge": "vmbr0", "mac": MAC, "filter": name}]}
+    for check in (True, False):
+        with pytest.raises(VirtfleetError) as failed:
+            call("vm", host, check=check, **wanted)
+        assert failed.value.code == code
+    assert picture(host) == before
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [

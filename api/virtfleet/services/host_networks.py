@@ -29,7 +29,7 @@ def find(host: Host, name: str) -> dict[str, Any]:
     """Return one of them. Raises Problem `not_found`."""
     found = next((each for each in of(host) if each["name"] == name), None)
     if found is None:
-        raise not_found("network", name)
+        raise not_found("host network", name)
     return found
 
 
@@ -91,4 +91,5 @@ def _seen(host: Host) -> list[dict[str, Any]]:
 
 
 def _lease(lease: Mapping[str, Any]) -> dict[str, Any]:
-    return {**lease, "expires_at": clock.rfc3339(datetime.fromtimestamp(lease["expires_at"], UTC))}
+    ends = lease["expires_at"]  # 0 for one that never does
+    return {**lease, "expires_at": clock.rfc3339(datetime.fromtimestamp(ends, UTC)) if ends else None}

@@ -40,7 +40,7 @@ def forget(session: Session, who: Principal, host: Host, uuid: str) -> Job:
     """Make the job that has libvirt forget a secret; it fails while a machine or a pool needs it. Raises Problem."""
     found = next((each for each in of(host) if each["uuid"] == uuid.lower()), None)
     if found is None:
-        raise not_found("secret", uuid)
+        raise not_found("host secret", uuid)
     return _submit(session, who, host, "secret.remove", {key: found[key] for key in ("usage", "usage_id")})
 
 

@@ -147,3 +147,18 @@ def test_a_machine_that_is_gone_is_missing_and_keeps_the_age_of_its_last_sight(
     assert (vm("u1").state, vm("u1").observed_at, told("u1")) == ("missing", moment(1), ["missing"])
     write(16, {"a": view_of(report(at=16), second)})
     assert told("u1") == ["missing"]
+
+
+def test_a_report_older_than_what_a_job_has_told_does_not_undo_it(add_host: AddHost) -> None:
+    """Networks, filters and secrets: a job that has changed one knows better than a reading that was made before."""
+    add_host("a")
+    before, after = report(at=1), report(at=9)
+    for each in (before, after):
+        each["host"]["networks"] = []
+    known = {**before["host"], "networks": [{"name": "made"}], "told_at": moment(5).timestamp()}
+    with database.write() as session:
+        session.get_one(Host, "a").info = known
+    write(10, {"a": view_of(before, None)})
+    assert host("a").info["networks"] == [{"name": "made"}]
+    write(20, {"a": view_of(after, None)})
+    assert host("a").info["networks"] == []

@@ -201,6 +201,7 @@ def record(session: Session, job: Job, item: Mapping[str, Any]) -> None:
                 "flavor": vm.flavor,
                 "image": vm.image,
                 "networks": [address.network_id for address in vm.addresses],
+                "filters": [address.filter for address in vm.addresses],
                 "ssh_keys": list((vm.spec.get("cloud_init") or {}).get("ssh_keys") or []),
             },
             project_id=vm.project_id,

@@ -45,7 +45,7 @@ def delete(session: Session, who: Principal, vm: Vm, name: str) -> Job:
     """Make the job that deletes a checkpoint; the one before it then notes what it did. Raises Problem."""
     actions.require_ready(vm)
     if not any(row.name == name for row in all_of(session, vm)):
-        raise not_found("checkpoint", name)
+        raise not_found("vm checkpoint", name)
     return _submit(session, who, vm, {"name": name}, "absent")
 
 

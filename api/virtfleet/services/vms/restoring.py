@@ -60,12 +60,12 @@ def restore_as_new(
         policy=policy,
         explanation=dict(decision["placements"][0]["explanation"]),
     )
-    joined = _networks(session, backup)
+    joined = _cards(session, backup)
     if address is not None and not joined:
         hint = "Leave the address away."
         raise Problem("invalid", "The machine that was backed up was in no network.", hint)
-    for position, network in enumerate(joined):
-        addresses.reserve(session, vm, network, address if position == 0 else None)
+    for position, (network, guard) in enumerate(joined):
+        addresses.reserve(session, vm, network, address if position == 0 else None, guard)
     vm.spec = _spec(vm, who, shape, start=start)
     wanted = {
         "backup": backup.name,
@@ -83,13 +83,18 @@ def restore_as_new(
     return job, vm
 
 
-def _networks(session: Session, backup: Backup) -> list[Network]:
-    """Return the networks that the machine was in, those that are still there; of an old backup the zone's first."""
+def _cards(session: Session, backup: Backup) -> list[tuple[Network, str | None]]:
+    """Return the network and filter of each card that the machine had, if the network is still there.
+
+    Of an old backup it is the zone's first network.
+    """
     kept = backup.shape.get("networks")
     if kept is None:
-        return list(zones.networks(session, backup.host.zone))[:1]
+        return [(network, None) for network in list(zones.networks(session, backup.host.zone))[:1]]
+    guards = backup.shape.get("filters") or [None] * len(kept)
     found = {network.id: network for network in session.scalars(select(Network).where(Network.id.in_(kept)))}
-    return [found[each] for each in kept if each in found and found[each].zone_id == backup.host.zone_id]
+    there = [(found[each], guard) for each, guard in zip(kept, guards, strict=True) if each in found]
+    return [(network, guard) for network, guard in there if network.zone_id == backup.host.zone_id]
 
 
 def _spec(vm: Vm, who: Principal, shape: Mapping[str, Any], *, start: bool) -> dict[str, Any]:

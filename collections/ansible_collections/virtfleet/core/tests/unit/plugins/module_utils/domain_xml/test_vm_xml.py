@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build, tree
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.read import read
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
 
@@ -22,7 +22,7 @@ SPEC = VmSpec(
     virt_type="qemu",
     arch="x86_64",
     disks=(Disk("/pool/web1-root", "qcow2", serial="root"), Disk("/dev/vg/data", "raw", block=True, read_only=True)),
-    nics=(Nic("bridge", "vmbr0", "52:54:00:12:34:56"), Nic("network", "default")),
+    nics=(Nic("bridge", "vmbr0", "52:54:00:12:34:56"), Nic("network", "default", filter="web")),
     metadata={"id": "vm_1", "made_volumes": [{"pool": "default", "name": "web1-root"}]},
 )
 HOSTILE = [
@@ -54,6 +54,11 @@ def valid(document: str, tmp_path: Path) -> None:
 )
 def test_every_document_validates_against_libvirts_schema(spec: VmSpec, tmp_path: Path) -> None:
     valid(build(spec), tmp_path)
+
+
+def test_a_filter_guards_the_card_that_it_was_named_for() -> None:
+    guards = [card.find("filterref") for card in tree(SPEC).iterfind("devices/interface")]
+    assert [None if guard is None else guard.get("filter") for guard in guards] == [None, "web"]
 
 
 def test_what_was_built_is_read_back() -> None:
