@@ -5,6 +5,8 @@ import re
 import shutil
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,12 @@ class Group:
             raise LabError("name a group of instances", f"{name[:40]!r} cannot be its name", NAME_RULE)
         self.name = name
         self.folder = _groups_folder() / name
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs of this checkout off the group, which they would take for a crash's; wait for them first."""
+        with locks.held(self.folder.with_name(f"{self.name}.run")):
+            yield
 
     def up(self, names: list[str], machines: bool = False) -> list[dict[str, Any]]:
         """Make and boot instances with these names and return how to reach each. What an earlier run left goes first.
