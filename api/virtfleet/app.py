@@ -32,6 +32,7 @@ from virtfleet.routes import (
     snapshots,
     vm_devices,
     vms,
+    volumes,
 )
 
 PREFIX = "/api/v1"
@@ -75,6 +76,7 @@ def create_app() -> APIFlask:
         backups,
         clones,
         vm_devices,
+        volumes,
     ):
         app.register_blueprint(room.blueprint, url_prefix=PREFIX)
     if settings.load().s1_enabled:

@@ -137,11 +137,12 @@ class Controller:
 def duties() -> list[Duty]:
     """Return what is done, and how often."""
     chosen = settings.load()
-    services = importlib.import_module("virtfleet.services.vms")
+    vms, volumes = (importlib.import_module(f"virtfleet.services.{noun}") for noun in ("vms", "volumes"))
     return [
         Duty("ringing for jobs that nobody rang for", chosen.sweep_seconds, queue.sweep),
         Duty("reaping jobs whose worker is gone", chosen.lease_seconds / 4, reaper.reap),
-        Duty("trying clean-ups again", CLEANUP_SECONDS, services.retry_cleanups),
+        Duty("trying clean-ups of machines again", CLEANUP_SECONDS, vms.retry_cleanups),
+        Duty("trying clean-ups of volumes again", CLEANUP_SECONDS, volumes.retry_cleanups),
         Duty("forgetting what is old", RETENTION_SECONDS, forget_old),
     ]
 

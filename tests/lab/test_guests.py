@@ -1,5 +1,6 @@
 """What is inside machines, by their agents: the modules on a running machine, then through REST and the CLI."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+from typer.testing import CliRunner
+from virtfleet.cli.main import app
 from virtfleet.lab import Lab
 
 from tests.lab.fleet import Fleet
@@ -234,3 +237,59 @@ def test_programs_run_through_rest_and_the_command_line(fleet: Fleet, tmp_path: 
     assert [fleet.ended(each)["state"] for each in jobs] == ["succeeded"] * 2
     replay = virtfleet("job", "replay", jobs[0]["id"], "--dir", str(tmp_path / "replay"), "--run")
     assert replay.returncode == 0, replay.stdout + replay.stderr
+
+
+@pytest.mark.timeout(900)
+def test_a_volume_moves_between_machines_with_what_a_guest_wrote_on_it(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of the command line and REST, all that is done with volumes, once through."""
+    environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
+
+    def virtfleet(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, words, env=environment, prog_name="virtfleet")
+        assert done.exit_code == code, done.output
+        return done.output
+
+    jobs = [
+        fleet.post("/vms", {"name": name, "wait_for": "agent", "host": "host1"})["job"] for name in ("web1", "web2")
+    ]
+    assert [fleet.ended(job)["state"] for job in jobs] == ["succeeded"] * 2
+    virtfleet("volume", "create", "data", "--size", "16MiB", "--vm", "web1")
+    volume = fleet.get("/volumes/data")
+    disk = f"$(grep -l {volume['serial']} /sys/block/*/serial | cut -d/ -f4)"
+    # Attached to a machine that runs, and written to from inside.
+    assert volume["serial"] in virtfleet("volume", "attach", "data", "web1")
+    virtfleet("vm", "exec", "web1", "--", "sh", "-c", f"echo moved > /dev/{disk}; sync")
+    assert "web1" in virtfleet("volume", "delete", "data", code=4)
+    assert "web1" in virtfleet("volume", "attach", "data", "web2", code=4)
+    virtfleet("volume", "resize", "data", "--size", "24MiB")
+    virtfleet("volume", "detach", "data")
+    virtfleet("volume", "attach", "data", "web2")
+    read = ("vm", "exec", "web2", "--", "sh", "-c", f"head -n 1 /dev/{disk}; cat /sys/block/{disk}/size")
+    assert {"moved", str(24 * 2**20 // 512)} <= set(virtfleet(*read).split())
+    assert "web2" in virtfleet("volume", "delete", "data", code=4)
+    # The run of a job changes nothing when it is repeated.
+    assert volume["serial"] in virtfleet("volume", "list", "--vm", "web2")
+    (job,) = fleet.get("/jobs", vm="web2", kind="vm.disk")["items"]
+    virtfleet("job", "replay", job["id"], "--run")
+    assert "changed=0" in capfd.readouterr().out
+    virtfleet("volume", "detach", "data", "web2")
+    virtfleet("volume", "clone", "data", "copy")
+    virtfleet("volume", "wipe", "data")
+    assert [fleet.get(f"/volumes/{name}")["size"] for name in ("data", "copy")] == ["24MiB", "24MiB"]
+    # A volume stays when the machine goes that has it.
+    virtfleet("volume", "attach", "copy", "web1")
+    virtfleet("vm", "delete", "web1", "web2")
+    assert {each["name"]: each["vms"] for each in fleet.get("/volumes")["items"]} == {"data": [], "copy": []}
+    (pool,) = [
+        each
+        for each in json.loads(virtfleet("pool", "list", "--host", "host1", "-o", "json"))
+        if each["name"] == "default"
+    ]
+    assert pool["active"]
+    with opened_host(fleet.lab.host("host1").uri, Deadline(60)) as connection:
+        names = connection.storagePoolLookupByName("default").listVolumes()
+        assert {volume["volume"], fleet.get("/volumes/copy")["volume"]} <= set(names)
+    virtfleet("volume", "delete", "data", "copy")
+    assert fleet.get("/volumes")["items"] == []

@@ -231,6 +231,12 @@ VOLUME_CASES += [  # the test driver resizes no volumes and has no streams
         "volume", {**IN_POOL, "size": "16MiB"}, (("pool", POOL), ("volume", {**IN_POOL, "size": "8MiB"})), label="grown"
     ),
     Case("volume", {**IN_POOL, "src": FILE}, (("pool", POOL),), label="uploaded"),
+    Case(
+        "volume",
+        {**IN_POOL, "state": "wiped"},
+        (("pool", POOL), ("volume", {**IN_POOL, "size": "8MiB"})),
+        repeats="each time what was written meanwhile is wiped, which nobody could see from outside",
+    ),
 ]
 
 SECRET: Options = {"usage": "volume", "usage_id": f"/{PREFIX}/volume"}

@@ -41,6 +41,24 @@ def test_a_machine_is_changed_by_hand_with_its_disks_and_cards(hand: Hand) -> No
     settled(hand, "vm/nic", {"virtfleet_vm": vm, "virtfleet_nics": [{"mac": card["mac"], "state": "absent"}]}, 1)
 
 
+def test_pools_and_volumes_are_made_grown_copied_wiped_and_removed_by_hand(hand: Hand) -> None:
+    """What check mode says of each is tested with the modules."""
+    here: dict[str, Any] = {"virtfleet_targets": "host1"}
+    pools = here | {"virtfleet_pools": [{"name": "hand-pool", "path": "/var/lib/libvirt/hand-pool"}]}
+    data, copy = ({"name": name, "pool": "hand-pool"} for name in ("hand-data", "hand-copy"))
+    wanted = here | {"virtfleet_volumes": [data | {"size": "8MiB"}]}
+    assert "hand-data" in hand(
+        "volume/resize", wanted | {"virtfleet_volumes": [data | {"pool": "default", "size": "8MiB"}]}, code=2
+    )
+    assert changed(hand("pool/create", pools)) == 1
+    assert [changed(hand("volume/create", wanted)) for _ in range(2)] == [1, 0]
+    assert changed(hand("volume/resize", here | {"virtfleet_volumes": [data | {"size": "16MiB"}]})) == 1
+    assert changed(hand("volume/clone", here | {"virtfleet_volume": data, "virtfleet_clones": [copy]})) == 1
+    assert changed(hand("volume/wipe", here | {"virtfleet_volumes": [data]})) == 1
+    assert changed(hand("volume/delete", here | {"virtfleet_volumes": [data, copy]})) == 1
+    assert changed(hand("pool/delete", here | {"virtfleet_pools": [{"name": "hand-pool"}]})) == 1
+
+
 @pytest.mark.parametrize(
     ("playbook", "more", "said"),
     [

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from virtfleet import database, s1_files, settings
 from virtfleet.app import PREFIX, create_app
 from virtfleet.jobs import runner
-from virtfleet.models import Job, Vm
+from virtfleet.models import Job, Vm, Volume
 from virtfleet.s1_files import S1FileError
 from virtfleet.services import auth
 from werkzeug.test import TestResponse
@@ -30,9 +30,10 @@ BODIES: dict[str, Callable[[int], dict[str, Any]]] = {
     "NetworkIn": lambda number: {"name": f"net{number}", "source": "br1", "cidr": "10.8.0.0/24"},
     "ImageIn": lambda number: {"source": str(settings.load().home.parent / "tiny.img"), "name": f"image{number}"},
     "FlavorIn": lambda number: {"name": f"flavor{number}", "vcpus": 1, "memory": "16MiB", "disk": "1MiB"},
+    "VolumeIn": lambda number: {"name": f"volume{number}", "size": "1MiB", "host": "host1"},
     "VmAction": lambda _number: {"action": "start"},
 }
-REFERENCES = {"/hosts/": "host1", "/vms/": "standing"}
+REFERENCES = {"/hosts/": "host1", "/vms/": "standing", "/volumes/": "kept"}
 """What is there to ask about; elsewhere it is `tiny`, which images and flavors may be called."""
 HEADERS = ("Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID", "Accept", "Content-Type")
 S1_PARAMETERS = ("name", "instance_type", "image_id", "vmid")
@@ -69,8 +70,10 @@ def ask(fleet_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     furnish(tmp_path / "tiny.img")
     asker = Asker(create_app().test_client())
     asker("post", f"{PREFIX}/vms", json={"name": "standing", "memory": "16MiB", "disk": "1MiB"})
+    asker("post", f"{PREFIX}/volumes", json={"name": "kept", "size": "1MiB", "host": "host1"})
     with database.write() as session:
         session.query(Vm).one().state = "running"
+        session.query(Volume).one().state = "ready"
         session.query(Job).where(Job.kind == "vm.create").one().state = "succeeded"
     yield asker
     assert not CANARY.exists()

@@ -39,6 +39,11 @@ def images(incomplete: str) -> list[str]:
     return _names("/images", incomplete)
 
 
+def volumes(incomplete: str) -> list[str]:
+    """Return the volumes whose names begin so."""
+    return _names("/volumes", incomplete)
+
+
 def flavors(incomplete: str) -> list[str]:
     """Return the flavors whose names begin so."""
     return _names("/flavors", incomplete)

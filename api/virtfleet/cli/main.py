@@ -23,6 +23,7 @@ from virtfleet.cli import (
     vm_changes,
     vm_settings,
     vms,
+    volumes,
 )
 
 app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt hosts.", pretty_exceptions_enable=False)
@@ -51,6 +52,8 @@ app.add_typer(images.app, name="image")
 app.add_typer(images.flavors, name="flavor")
 app.add_typer(hosts.networks, name="network")
 app.add_typer(hosts.zones, name="zone")
+app.add_typer(volumes.app, name="volume")
+app.add_typer(volumes.pools, name="pool")
 app.add_typer(jobs.app, name="job")
 app.add_typer(vms.placement, name="placement")
 app.add_typer(plans.app, name="plan")

@@ -11,10 +11,12 @@ from virtfleet.models.moves import Move
 from virtfleet.models.people import Project, Token, User
 from virtfleet.models.snapshots import Snapshot
 from virtfleet.models.vms import Vm
+from virtfleet.models.volumes import Attachment, Volume
 
 __all__ = [
     "UNFINISHED",
     "Address",
+    "Attachment",
     "Audit",
     "Backup",
     "Base",
@@ -40,5 +42,6 @@ __all__ = [
     "Token",
     "User",
     "Vm",
+    "Volume",
     "Zone",
 ]

@@ -5,10 +5,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from virtfleet.models import Host, Job, Project, User, Vm
+from virtfleet.models import Host, Job, Project, User, Vm, Volume
 from virtfleet.schemas.hosts import HostOut
 from virtfleet.schemas.jobs import JobOut
 from virtfleet.schemas.vms import VmOut
+from virtfleet.schemas.volumes import VolumeOut
 from virtfleet.services import capacity, jobs
 
 
@@ -43,6 +44,12 @@ def all_vms(session: Session, rows: Sequence[Vm]) -> list[VmOut]:
     for each in shown:
         each.explanation = {key: each.explanation.get(key) for key in ("chosen", "text")}
     return shown
+
+
+def volume(session: Session, row: Volume) -> VolumeOut:
+    """Return one volume."""
+    project, owner = session.get(Project, row.project_id), session.get(User, row.owner_id)
+    return VolumeOut.of(row, project=project.name if project else "", owner=owner.name if owner else "")
 
 
 def host(row: Host, state: dict[str, Any]) -> HostOut:

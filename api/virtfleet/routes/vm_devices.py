@@ -55,7 +55,8 @@ def attach_disk(ref: str, json_data: DiskIn) -> Response:
     """Attach a disk, running or not
 
     A new one of a size, or a volume that is there: one that was made for a machine of the project, or for an
-    administrator any. It is known by its serial number, which the machine sees too.
+    administrator any. It is known by its serial number, which the machine sees too. A volume of `/volumes` is named
+    by id or name alone; it outlives the machine, and moves to others with what is on it.
     """
     given = json_data.model_dump(exclude={"size", "io"})
     new = disks.NewDisk(**given, size_bytes=json_data.size, io=json_data.io.given() if json_data.io else {})
@@ -63,7 +64,7 @@ def attach_disk(ref: str, json_data: DiskIn) -> Response:
     def work(session: Session, who: Principal) -> Answer:
         vm = _vm(session, who, ref)
         job = disks.attach(session, who, vm, new)
-        return _accepted(session, job, disk=_disk(disks.find(vm, new.serial)).model_dump(mode="json"))
+        return _accepted(session, job, disk=_disk(disks.of(vm)[-1]).model_dump(mode="json"))
 
     return once(json_data.model_dump(), work)
 

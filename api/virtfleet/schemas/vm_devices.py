@@ -12,9 +12,12 @@ Serial = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+-]{
 
 
 class DiskIn(In):
-    """A disk to attach: a new one of a size, or a volume that is there."""
+    """A disk to attach: a new one of a size, or a volume that is there.
 
-    serial: Serial
+    The fleet's volumes have a serial of their own: of these only `volume` is said, their id or name.
+    """
+
+    serial: Serial | None = Field(default=None, description="Needed unless it is a volume of the fleet.")
     size: Size | None = Field(default=None, ge=SMALLEST_DISK, le=LARGEST, description="Make a new volume of this size.")
     volume: Text | None = Field(default=None, description="Attach this volume instead.")
     pool: Text | None = Field(default=None, description="The volume's pool; that of the machine if left out.")
@@ -27,6 +30,8 @@ class DiskIn(In):
     def _one_of_them(self) -> "DiskIn":
         if (self.size is None) == (self.volume is None):
             raise ValueError("give just one of size and volume")
+        if self.size is not None and self.serial is None:
+            raise ValueError("a new disk needs a serial")
         return self
 
 
@@ -52,6 +57,7 @@ class DiskOut(Out):
     serial: str
     pool: str
     volume: str
+    volume_id: str | None = Field(default=None, description="The volume of the fleet that it is, if it is one.")
     size: str | None
     size_bytes: int | None
     bus: str

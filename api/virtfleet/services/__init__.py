@@ -14,6 +14,7 @@ from virtfleet.services import (
     nwfilters,
     secrets,
     vms,
+    volumes,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "nwfilters",
     "secrets",
     "vms",
+    "volumes",
 ]

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from virtfleet import settings
-from virtfleet.models import Change, Cursor, Host, Move, Vm, Zone
+from virtfleet.models import Change, Cursor, Host, Move, Vm, Volume, Zone
 
 Taken = dict[str, Any]
 
@@ -70,6 +70,13 @@ def _taken(session: Session, hosts: Sequence[Host]) -> tuple[dict[str, Taken], d
         there["vcpus"] += vcpus
         there["memory_bytes"] += memory
         there["pools"][pool] += disk
+    # Once it is made it is seen in its pool like all that is not a machine's; until then it is only promised.
+    promises = select(Volume.host_id, Host.zone_id, Volume.size_bytes, Volume.pool).join(
+        Host, Host.id == Volume.host_id
+    )
+    for host_id, zone_id, size, pool in session.execute(promises.where(Volume.state == "creating")):
+        taken[host_id]["pools"][pool] += size
+        of_zone[zone_id, pool] += size
     return taken, of_zone
 
 

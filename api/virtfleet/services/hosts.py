@@ -12,7 +12,7 @@ from virtfleet.errors import Problem
 from virtfleet.ids import new_id
 from virtfleet.jobs import kinds, lifecycle
 from virtfleet.jobs.kinds import Outcome
-from virtfleet.models import UNFINISHED, Host, Job, Move, Network, Vm, Zone
+from virtfleet.models import UNFINISHED, Host, Job, Move, Network, Vm, Volume, Zone
 from virtfleet.services import host_secrets, ledger, zones
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
@@ -115,8 +115,9 @@ def update(session: Session, who: Principal, host: Host, change: HostUpdate) -> 
         host.maintenance = change.maintenance
     if change.zone is not None and change.zone != host.zone.name:
         zone = find(session, Zone, "zone", change.zone)
-        if _count(session, host):
-            raise Problem("in_use", f"Host {host.name!r} has machines.", "Move or delete them, then change its zone.")
+        if _count(session, host) or _volumes(session, host):
+            text = f"Host {host.name!r} has machines or volumes."
+            raise Problem("in_use", text, "Move or delete them, then change its zone.")
         host.zone_id = zone.id
     if change.reserved_vcpus is not None:
         host.reserved_vcpus = change.reserved_vcpus
@@ -137,10 +138,18 @@ def _count(session: Session, host: Host) -> int:
     return here + (session.scalar(select(func.count()).select_from(Move).where(Move.target_id == host.id)) or 0)
 
 
+def _volumes(session: Session, host: Host) -> int:
+    return session.scalar(select(func.count()).select_from(Volume).where(Volume.host_id == host.id)) or 0
+
+
 def remove(session: Session, who: Principal, host: Host) -> None:
-    """Forget a host that has no machines of ours and no work under way. Nothing on the host changes."""
+    """Forget a host that has no machines and volumes of ours and no work under way. Nothing on the host changes."""
     if machines := _count(session, host):
         raise Problem("in_use", f"Host {host.name!r} has {machines} machines.", "Delete or move them first.")
+    if volumes := _volumes(session, host):
+        raise Problem(
+            "in_use", f"Host {host.name!r} has {volumes} volumes.", "Delete them first: virtfleet volume list."
+        )
     open_jobs = select(Job.id).where(Job.state.in_(UNFINISHED))
     busy = [job_id for job_id in session.scalars(open_jobs) if host.id in _hosts_of(session, job_id)]
     if busy:

@@ -5,7 +5,7 @@ from alembic import op
 from virtfleet.models import base
 
 revision = "0007_checkpoints_and_filters"
-down_revision = "0005_backups"
+down_revision = "0006_volumes"
 branch_labels = None
 depends_on = None
 

@@ -148,8 +148,9 @@ def submit(
     *,
     variables: dict[str, Any],
     context: dict[str, Any],
+    also: Sequence[str] = (),
 ) -> Job:
-    """Make a job that works on machines where they are, one at a time on each of them."""
+    """Make a job that works on machines where they are, one at a time on each of them, and of what else is `also`."""
     hosts = hosts_of(session, vms)
     job = lifecycle.submit(
         session,
@@ -160,7 +161,7 @@ def submit(
         variables=variables,
         subjects=[{"type": "vm", "id": vm.id, "name": vm.name} for vm in vms],
         context={**context, "vms": {vm.libvirt_name: vm.id for vm in vms}},
-        exclusive=[f"vm:{vm.id}" for vm in vms],
+        exclusive=[*(f"vm:{vm.id}" for vm in vms), *also],
         shared=lifecycle.host_slots(hosts),
     )
     for vm in vms:

@@ -19,7 +19,7 @@ from virtfleet.ids import new_id
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import Outcome
 from virtfleet.models import Backup, Job, Vm
-from virtfleet.services import ledger
+from virtfleet.services import attachments, ledger
 from virtfleet.services.auth import Principal
 from virtfleet.services.vms import actions
 
@@ -101,6 +101,11 @@ def restore_in_place(session: Session, who: Principal, backup: Backup, *, stop: 
     if vm.host_id != backup.host_id:
         text = f"Vm {vm.name!r} is on host {vm.host.name!r}, and the backup on {backup.host.name!r}."
         raise Problem("conflict", text, "Migrate it there, or restore it as a new machine: give a name.")
+    for each in vm.attached:
+        shared = attachments.of(session, vm, each.get("volume_id"))
+        if shared is not None and len(shared.attachments) > 1:
+            text = f"Volume {shared.name!r}, which vm {vm.name!r} has, is a disk of other machines too."
+            raise Problem("conflict", text, "Detach it there, or restore it as a new machine: give a name.")
     wanted: dict[str, Any] = {"backup": backup.name, "stop": stop}
     if start is not None:
         wanted["start"] = start
@@ -206,13 +211,17 @@ def record(session: Session, job: Job, item: Mapping[str, Any]) -> None:
     session.flush()
 
 
-def settle(vm: Vm, disks: Sequence[Mapping[str, Any]]) -> None:
+def settle(session: Session, vm: Vm, disks: Sequence[Mapping[str, Any]]) -> None:
     """Note what the volumes of a machine's disks are called now; in place, copies have taken the place of the old ones.
 
     `disks` is what the run says of them.
     """
     volumes = {disk.get("serial"): PurePosixPath(disk["source"]).name for disk in disks if disk.get("source")}
     vm.attached = [{**each, "volume": volumes.get(each["serial"], each["volume"])} for each in vm.attached]
+    for each in vm.attached:
+        own = attachments.of(session, vm, each.get("volume_id"))
+        if own is not None:
+            own.volume = each["volume"]
     root = next((PurePosixPath(disk["source"]).name for disk in disks if disk.get("source")), None)
     if root is not None and vm.spec.get("disks"):
         first, *others = vm.spec["disks"]

@@ -13,7 +13,7 @@ from virtfleet.errors import Problem, not_found
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import ATTEMPT
 from virtfleet.models import Job, Move, Snapshot, Vm
-from virtfleet.services import addresses, capacity, ledger, secrets
+from virtfleet.services import addresses, attachments, capacity, ledger, secrets
 from virtfleet.services.auth import Principal
 from virtfleet.services.vms import actions, creation, wanted
 from virtfleet.services.vms.wanted import NewVm
@@ -253,11 +253,24 @@ def _remember_source(job: Job, source: Vm, new: NewClone) -> None:
         job.context = {**job.context, "delete_source": source.id}
 
 
-def settle(vm: Vm, source: Vm | None, disks: Sequence[Mapping[str, Any]]) -> None:
-    """Note the further disks of a clone that was made: those of its own by their new names, the others are shared."""
+def settle(session: Session, vm: Vm, source: Vm | None, disks: Sequence[Mapping[str, Any]]) -> None:
+    """Note the further disks of a clone that was made: those of its own by their new names, the others are shared.
+
+    The copy of a volume is the clone's own disk: it has no row, and goes with the clone.
+    """
     names = {disk["serial"]: disk["name"] for disk in disks}
-    if source is not None:
-        vm.attached = [{**each, "volume": names.get(each["serial"], each["volume"])} for each in source.attached]
+    if source is None:
+        return
+    own = {each["serial"] for each in _own_disks(source)}
+    further = [{**each, "volume": names.get(each["serial"], each["volume"])} for each in source.attached]
+    vm.attached = [
+        {key: value for key, value in each.items() if key != "volume_id" or each["serial"] not in own}
+        for each in further
+    ]
+    for each in vm.attached:
+        volume = attachments.of(session, source, each.get("volume_id"))
+        if volume is not None and attachments.of(session, vm, volume.id) is None:
+            attachments.note(session, vm, volume)
 
 
 def replace(session: Session, job: Job) -> None:

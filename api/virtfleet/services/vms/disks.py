@@ -1,7 +1,7 @@
 """The disks of machines that are there: attached, changed, detached. Volumes that are detached stay."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from virtfleet import names
 from virtfleet.errors import Problem, not_found
-from virtfleet.models import Job, Vm
-from virtfleet.services import ledger
+from virtfleet.models import Job, Vm, Volume
+from virtfleet.services import attachments, ledger, lookup
 from virtfleet.services.auth import Principal
 from virtfleet.services.vms import actions, resizing
 from virtfleet.services.vms.resizing import ROOT_SERIAL, Resize
@@ -24,9 +24,12 @@ MOST = 16
 
 @dataclass(frozen=True)
 class NewDisk:
-    """A disk to attach: just one of `size_bytes` (a new volume) and `volume` (one that is there)."""
+    """A disk to attach: just one of `size_bytes` (a new volume) and `volume` (one that is there).
 
-    serial: str
+    Without a serial `volume` is one of the fleet's volumes, by id or name, which has a serial of its own.
+    """
+
+    serial: str | None
     size_bytes: int | None = None
     volume: str | None = None
     pool: str | None = None
@@ -57,6 +60,11 @@ def find(vm: Vm, serial: str) -> dict[str, Any]:
 def attach(session: Session, who: Principal, vm: Vm, new: NewDisk) -> Job:
     """Make the job that attaches a disk. Raises Problem."""
     actions.require_ready(vm)
+    own = None
+    if new.serial is None:
+        own = lookup.find(session, Volume, "volume", new.volume or "", who)
+        attachments.require_attachable(session, vm, own)
+        new = _of_volume(new, own)
     if new.serial == SEED_SERIAL or any(disk["serial"] == new.serial for disk in of(vm)):
         detail = f"Vm {vm.name!r} has a disk {new.serial!r} already."
         raise Problem(
@@ -65,11 +73,11 @@ def attach(session: Session, who: Principal, vm: Vm, new: NewDisk) -> Job:
     if len(vm.attached) >= MOST:
         raise Problem("conflict", f"Vm {vm.name!r} has {MOST} further disks already.", "Detach one of them first.")
     pool = names.check(new.pool, "pool") if new.pool is not None else vm.pool
+    volume = names.check(new.volume, "volume") if new.volume is not None else ""
     if new.volume is None:
         volume = f"{volume_prefix(vm.libvirt_name, vm.uuid)}data-{new.serial}"
         _require_room(session, vm, pool, new.size_bytes or 0)
-    else:
-        volume = names.check(new.volume, "volume")
+    elif own is None:
         _require_own(session, who, volume)
     wanted = {
         **{"serial": new.serial, "pool": pool, "volume": volume, "bus": new.bus},
@@ -80,8 +88,20 @@ def attach(session: Session, who: Principal, vm: Vm, new: NewDisk) -> Job:
         disk["size"] = format_size(new.size_bytes)
     if not new.io:
         del disk["io"]
-    vm.attached = [*vm.attached, {**wanted, "size_bytes": new.size_bytes}]
-    return _submit(session, who, vm, disk, "attach", before=None)
+    known = {**wanted, "size_bytes": new.size_bytes if own is None else own.size_bytes}
+    if own is not None:
+        attachments.note(session, vm, own)
+        known["volume_id"] = own.id
+    vm.attached = [*vm.attached, known]
+    return _submit(session, who, vm, disk, "attach", before=None, volume=own)
+
+
+def _of_volume(new: NewDisk, volume: Volume) -> NewDisk:
+    """Return the disk that a volume is going to be. Raises Problem `invalid` for what is the volume's own."""
+    if new.pool is not None or new.shareable:
+        text = f"The pool of volume {volume.name!r}, and whether it is shareable, were chosen when it was made."
+        raise Problem("invalid", text, "Leave pool and shareable away.")
+    return replace(new, serial=volume.serial, volume=volume.volume, pool=volume.pool, shareable=volume.shareable)
 
 
 def change(
@@ -122,7 +142,7 @@ def change(
     elif size is not None:
         detail = "The size and the limits of the first disk are changed one at a time."
         raise Problem("invalid", detail, "Ask for one of them.")
-    return _submit(session, who, vm, disk, "change", before=found)
+    return _submit(session, who, vm, disk, "change", before=found, volume=_volume_of(session, vm, found))
 
 
 def detach(session: Session, who: Principal, vm: Vm, serial: str) -> Job:
@@ -131,15 +151,23 @@ def detach(session: Session, who: Principal, vm: Vm, serial: str) -> Job:
     found = find(vm, serial)
     if serial == ROOT_SERIAL:
         raise Problem("conflict", "A machine cannot do without its first disk.", "Delete the machine instead.")
-    return _submit(session, who, vm, {"serial": serial, "state": "absent"}, "detach", before=found)
+    disk = {"serial": serial, "state": "absent"}
+    return _submit(session, who, vm, disk, "detach", before=found, volume=_volume_of(session, vm, found))
 
 
-def settle(vm: Vm, context: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
+def _volume_of(session: Session, vm: Vm, disk: Mapping[str, Any]) -> Volume | None:
+    return attachments.of(session, vm, disk.get("volume_id"))
+
+
+def settle(session: Session, vm: Vm, context: Mapping[str, Any], result: Mapping[str, Any] | None) -> None:
     """Note what became of a disk when its job has ended; `result` is what the run says of it, None when it failed."""
     serial, action, before = context["serial"], context["action"], context["disk"]
     there = next((disk for disk in vm.attached if disk["serial"] == serial), None)
     done = result is not None
     others = [disk for disk in vm.attached if disk["serial"] != serial]
+    volume_id = there.get("volume_id") if there is not None else None
+    if volume_id is not None and ((action == "detach" and done) or (action == "attach" and not done)):
+        attachments.release(session, vm, volume_id)
     if action == "detach":
         vm.attached = others if done else vm.attached
     elif action == "attach" and not done:
@@ -150,15 +178,24 @@ def settle(vm: Vm, context: Mapping[str, Any], result: Mapping[str, Any] | None)
         size = (result.get("disk") or {}).get("size_bytes")
         kept = {**there, "size_bytes": size if isinstance(size, int) and size > 0 else there["size_bytes"]}
         vm.attached = [kept if disk is there else disk for disk in vm.attached]
+        attachments.set_size(session, vm, volume_id, kept["size_bytes"])
 
 
 def _submit(
-    session: Session, who: Principal, vm: Vm, disk: dict[str, Any], action: str, *, before: Mapping[str, Any] | None
+    session: Session,
+    who: Principal,
+    vm: Vm,
+    disk: dict[str, Any],
+    action: str,
+    *,
+    before: Mapping[str, Any] | None,
+    volume: Volume | None = None,
 ) -> Job:
     vm.generation += 1
     variables = {"virtfleet_vm": actions.reference(vm), "virtfleet_disks": [disk]}
     context = {"action": action, "serial": disk["serial"], "disk": before}
-    job = actions.submit(session, who, "vm.disk", [vm], variables=variables, context=context)
+    also = [attachments.lock(volume)] if volume is not None else []
+    job = actions.submit(session, who, "vm.disk", [vm], variables=variables, context=context, also=also)
     ledger.audit(session, who, f"vm.disk.{action}", vm.id, job.id)
     ledger.changed(session, "vm", vm.id, "updated", vm.project_id, name=vm.name, state=vm.state)
     return job
@@ -166,6 +203,10 @@ def _submit(
 
 def _require_own(session: Session, who: Principal, volume: str) -> None:
     """Let people attach only what was made for a machine of their project; volumes have no owners of their own."""
+    known = session.scalar(select(Volume).where(Volume.volume == volume))
+    if known is not None and (who.admin or known.project_id == who.project_id):
+        text = f"{volume!r} is a volume of the fleet, which has a serial of its own."
+        raise Problem("conflict", text, "Leave serial and pool away to attach it.")
     if who.admin:
         return
     own = session.scalars(select(Vm).where(Vm.project_id == who.project_id))

@@ -10,7 +10,7 @@ from virtfleet import clock
 from virtfleet.jobs import kinds
 from virtfleet.jobs.kinds import Outcome, Revision
 from virtfleet.models import Job, Secret, Vm
-from virtfleet.services import images, ledger
+from virtfleet.services import attachments, images, ledger
 from virtfleet.services.auth import Principal
 from virtfleet.services.vms import (
     actions,
@@ -54,7 +54,8 @@ def tell(session: Session, vm: Vm) -> None:
 
 
 def _forget(session: Session, vm: Vm) -> None:
-    """Remove the row; with it the machine's addresses and secrets go."""
+    """Remove the row; with it the machine's addresses and secrets go. The volumes that it had are free."""
+    attachments.release(session, vm)
     ledger.changed(session, "vm", vm.id, "deleted", vm.project_id, name=vm.name)
     session.execute(delete(Secret).where(Secret.vm_id == vm.id))
     session.delete(vm)
@@ -104,7 +105,7 @@ def cloned(session: Session, job: Job, outcome: Outcome) -> None:
     """Keep the clone, or undo it; its source is as it was, unless it was to be replaced."""
     source = session.get(Vm, job.subjects[1]["id"])
     for _, vm in list(_vms(session, job)):
-        cloning.settle(vm, source, (_item(outcome, vm) or {}).get("disks") or [])
+        cloning.settle(session, vm, source, (_item(outcome, vm) or {}).get("disks") or [])
     created(session, job, outcome)
 
 
@@ -212,7 +213,7 @@ def disk_settled(session: Session, job: Job, outcome: Outcome) -> None:
     """Note what became of a disk."""
     for _, vm in list(_vms(session, job)):
         result = _of_device(outcome, "disks", "serial", job.context["serial"])
-        disks.settle(vm, job.context, result)
+        disks.settle(session, vm, job.context, result)
         if outcome.state != "succeeded":
             vm.error = error_of(job, outcome, None)
         tell(session, vm)
@@ -356,7 +357,7 @@ def restored(session: Session, job: Job, outcome: Outcome) -> None:
             if vm.state == "building":
                 restoring.settle(vm, job, disks_now)
             else:
-                backups.settle(vm, disks_now)
+                backups.settle(session, vm, disks_now)
                 checkpoints.record(session, vm, [])  # the disks are others now
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
             vm.error = None

@@ -14,7 +14,7 @@ from virtfleet.errors import Problem
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import PROGRESS, Revision
 from virtfleet.models import Host, Image, Job, Move, Vm
-from virtfleet.services import capacity, images, ledger
+from virtfleet.services import attachments, capacity, images, ledger
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
 from virtfleet.services.vms import creation
@@ -119,6 +119,8 @@ def why_not(session: Session, vm: Vm) -> str | None:
         return f"Vm {vm.name!r} is {vm.state}."
     if vm.host.state != "up":
         return f"Host {vm.host.name!r}, where vm {vm.name!r} is, does not answer."
+    if reason := attachments.why_it_stays(session, vm):
+        return reason
     move = session.get(Move, vm.id)
     if move is not None:
         target = session.get_one(Host, move.target_id)

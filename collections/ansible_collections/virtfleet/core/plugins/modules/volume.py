@@ -12,7 +12,7 @@ short_description: Volumes of a storage pool
 version_added: 0.1.0
 description:
   - Makes a volume, empty, over an image, as a copy of another volume or from a local file. Grows and removes it.
-  - A volume never shrinks, and one that a machine has as a disk is never deleted.
+  - A volume never shrinks, and one that a machine has as a disk is never deleted or wiped.
 options:
   name:
     description: The name of the volume.
@@ -23,9 +23,13 @@ options:
     type: str
     required: true
   state:
-    description: Whether the volume is to be there.
+    description:
+      - Whether the volume is to be there.
+      - V(wiped) empties a volume each time it is asked for. libvirt writes zeros over it, and what is not raw is made
+        anew then, with the size and format that it had. Room that a sparse file never used is not written to.
+        A volume that is not there is made with O(size) and O(format), for a run that died in between.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, wiped]
     default: present
   size:
     description:
@@ -82,6 +86,14 @@ EXAMPLES = r"""
     image: debian-12
     size: 20GiB
 
+- name: Empty a volume that no machine has
+  virtfleet.core.volume:
+    uri: "{{ virtfleet_uri }}"
+    pool: default
+    name: data1
+    state: wiped
+    timeout: 600
+
 - name: Upload an ISO image
   virtfleet.core.volume:
     uri: "{{ virtfleet_uri }}"
@@ -128,7 +140,7 @@ SPEC: dict[str, Any] = {
     **COMMON,
     "name": {"type": "str", "required": True},
     "pool": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "absent", "wiped"], "default": "present"},
     "size": {"type": "str"},
     "format": {"type": "str", "choices": list(volumes.FORMATS)},
     "image": {"type": "str"},
@@ -144,8 +156,9 @@ RULES: dict[str, Any] = {"mutually_exclusive": [("image", "copy_of", "src")]}
 def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     """Bring the volume into the wanted state."""
     name, pool_name = check_name(params["name"], "volume"), check_name(params["pool"], "pool")
+    state = params["state"]
     recipe = None
-    if params["state"] == "present":
+    if state != "absent":
         copy_of = params["copy_of"]
         recipe = volume_recipe.Recipe(
             name,
@@ -159,9 +172,10 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     with opened_host(params["uri"], connecting) as connection:
         if recipe is None and pools.find(connection, pool_name) is None:
             return Result(changed=False, values={"volume": None, "plan": []})
-        wanted = f"make volume {name} {'present' if recipe else 'absent'}"
-        pool = pools.active_pool(connection, pool_name, wanted)
-        if recipe is not None:
+        pool = pools.active_pool(connection, pool_name, f"make volume {name} {state}")
+        if recipe is not None and state == "wiped":
+            todo = volume_recipe.wiped(connection, pool, recipe, check=check, deadline=whole)
+        elif recipe is not None:
             todo = volume_recipe.present(connection, pool, recipe, check=check, deadline=whole)
         else:
             todo = volume_recipe.absent(connection, pool, name, check=check)

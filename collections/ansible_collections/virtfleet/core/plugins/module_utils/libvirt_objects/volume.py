@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, shown
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
@@ -303,17 +304,31 @@ def machines_using(connection: libvirt.virConnect, paths: Collection[str], *, ru
     return sorted(users)
 
 
-def check_removal(connection: libvirt.virConnect, pool: libvirt.virStoragePool, volume: libvirt.virStorageVol) -> None:
-    """Refuse to delete a volume that a machine has as a disk or that overlays lie over."""
-    name, path = volume.name(), volume.path()
+def wipe(volume: libvirt.virStorageVol, deadline: Deadline) -> None:
+    """Have the host write zeros over a volume, whatever it is; its format is lost. Raises `timeout` and libvirt's."""
+    wanted = f"wipe volume {volume.name()}"
+    try:
+        bounded(lambda: volume.wipe(0), deadline, wanted)
+    except libvirtError as error:
+        raise translate(error, wanted) from error
+
+
+def check_removal(
+    connection: libvirt.virConnect,
+    pool: libvirt.virStoragePool,
+    volume: libvirt.virStorageVol,
+    wanted: str | None = None,
+) -> None:
+    """Refuse to delete (or what else is `wanted`) a volume that is a disk of a machine or that overlays lie over."""
+    path, wanted = volume.path(), wanted or f"delete volume {volume.name()}"
     overlays = overlays_of(pool, path)
     if overlays:
         text = f"{len(overlays)} volume{'s lie' if len(overlays) > 1 else ' lies'} over it ({', '.join(overlays[:5])})"
-        raise VirtfleetError(f"delete volume {name}", text, "Delete those first.", "refused")
+        raise VirtfleetError(wanted, text, "Delete those first.", "refused")
     users = machines_using(connection, {path})
     if users:
         text = f"it is a disk of {', '.join(users[:5])}"
-        raise VirtfleetError(f"delete volume {name}", text, "Detach it or delete the machine first.", "refused")
+        raise VirtfleetError(wanted, text, "Detach it or delete the machine first.", "refused")
 
 
 def _disk_paths(connection: libvirt.virConnect, document: str) -> list[str]:

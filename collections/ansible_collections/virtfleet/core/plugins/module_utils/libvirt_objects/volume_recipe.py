@@ -92,6 +92,36 @@ def absent(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: s
     return todo
 
 
+def wiped(
+    connection: libvirt.virConnect, pool: libvirt.virStoragePool, recipe: Recipe, *, check: bool, deadline: Deadline
+) -> plan.Plan:
+    """Empty a volume that nothing uses, or in check mode only tell that it would be; one that is gone is made anew.
+
+    Raises VirtfleetError: `not_found` for one that is gone and has no size in its recipe, `refused`, `invalid`.
+    """
+    wanted = f"wipe volume {recipe.name}"
+    if recipe.image is not None or recipe.original is not None or recipe.src is not None:
+        raise VirtfleetError(wanted, "an empty volume has no content", "Leave image, copy_of and src away.", "invalid")
+    volume = volumes.find(pool, recipe.name)
+    if volume is None and recipe.size_bytes is None:
+        text = f"there is no volume of that name in pool {pool.name()}"
+        raise VirtfleetError(wanted, text, "Check the name.", "not_found")
+    if volume is None:
+        return present(connection, pool, recipe, check=check, deadline=deadline)
+    before = settings(volume)
+    if before["image"] is not None:
+        text = f"it lies over {before['image']}, whose content it would show then"
+        raise VirtfleetError(wanted, text, "Delete it, and make it anew.", "refused")
+    volumes.check_removal(connection, pool, volume, wanted)
+    todo = plan.compare({**before, "content": "what is on it"}, {**before, "content": "none"})
+    if not check:
+        volumes.wipe(volume, deadline)
+        if before["format"] != "raw":  # what told its format is zeros now
+            volumes.delete(pool, recipe.name)
+            volumes.make_empty(pool, recipe.name, before["capacity_bytes"], before["format"])
+    return todo
+
+
 def _predicted(
     pool: libvirt.virStoragePool, recipe: Recipe, below: libvirt.virStorageVol | None, *, over: bool
 ) -> dict[str, Any]:

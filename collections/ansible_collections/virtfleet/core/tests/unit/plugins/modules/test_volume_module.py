@@ -77,6 +77,9 @@ def test_a_volume_is_made_once(
         ({"name": "image.ok", "size": "1GiB"}, "invalid"),
         ({"name": "base", "size": "1GiB"}, "refused"),  # it would shrink
         ({"name": "base", "format": "raw", "size": "2GiB"}, "already_exists"),
+        ({"state": "wiped"}, "not_found"),
+        ({"state": "wiped", "image": "base"}, "invalid"),
+        ({"state": "wiped", "name": "base", "copy_of": {"name": "base"}}, "invalid"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_left(
@@ -102,6 +105,20 @@ def test_a_base_with_overlays_is_not_deleted(call: Call) -> None:
         with pytest.raises(VirtfleetError, match=r"1 volume lies over it \(v\)") as caught:
             call("volume", pool="p", name="base", state="absent", check=check)
         assert caught.value.code == "refused"
+
+
+def test_neither_a_base_with_overlays_nor_an_overlay_is_wiped(call: Call) -> None:
+    call("volume", pool="p", name="v", image="base")
+    for name, why in (("base", "lies over it"), ("v", "whose content it would show")):
+        for check in (True, False):
+            with pytest.raises(VirtfleetError, match=why) as caught:
+                call("volume", pool="p", name=name, state="wiped", check=check)
+            assert (caught.value.code, caught.value.wanted) == ("refused", f"wipe volume {name}")
+
+
+def test_a_wipe_that_died_before_the_volume_was_made_anew_is_finished_by_the_next(call: Call) -> None:
+    done = call("volume", pool="p", name="v", size="1GiB", format="raw", state="wiped")
+    assert (done.changed, done.values["volume"]["format"]) == (True, "raw")
 
 
 def test_an_overlay_over_another_image_is_not_taken_for_this_one(call: Call) -> None:
