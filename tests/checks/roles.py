@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.checks.homes import cache, own_home
 from tests.checks.runner import ROOT
+from tests.instances.group import Group
 
 SCENARIO = Path("molecule/default/molecule.yml")
 SHARED_SETTINGS = ROOT / ".config/molecule/config.yml"
@@ -39,9 +40,10 @@ def run(role: str) -> int:
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "molecule", "--base-config", str(SHARED_SETTINGS), "test", "-s", "default"]
-    return subprocess.run(
-        command, cwd=ROOT / "roles" / role, stdin=subprocess.DEVNULL, env=environment, check=False
-    ).returncode
+    with Group(f"{role.replace('_', '-')}-default").alone():  # named as in tests/instances/molecule/create.yml
+        return subprocess.run(
+            command, cwd=ROOT / "roles" / role, stdin=subprocess.DEVNULL, env=environment, check=False
+        ).returncode
 
 
 def main(wanted: list[str]) -> int:

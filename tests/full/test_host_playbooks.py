@@ -68,10 +68,11 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     group = Group("host-playbooks")
-    try:
-        yield Site(group.up(["host-a", "host-b"]), tmp_path_factory.mktemp("site"))
-    finally:
-        group.down()
+    with group.alone():
+        try:
+            yield Site(group.up(["host-a", "host-b"]), tmp_path_factory.mktemp("site"))
+        finally:
+            group.down()
 
 
 def counts(said: str, host: str) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from virtfleet.lab import links, processes
 from virtfleet.lab.errors import LabError
 from virtfleet.lab.layout import identity
 
+from tests.checks.runner import ROOT
 from tests.instances.group import Group, groups
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]  # the root folder may have to be built first
@@ -19,9 +21,10 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]  # the root folder may
 @pytest.fixture
 def pair() -> Iterator[tuple[Group, Group]]:
     found = Group("trial-one"), Group("trial-two")
-    yield found
-    for group in found:
-        group.down()
+    with found[0].alone(), found[1].alone():
+        yield found
+        for group in found:
+            group.down()
 
 
 def inside(instance: dict[str, Any], *words: str) -> str:
@@ -67,6 +70,32 @@ def test_what_a_crash_left_is_in_nobodys_way(pair: tuple[Group, Group]) -> None:
     assert not group.down()
     assert left(group) == []
     assert group.name not in groups()
+
+
+def test_an_instance_may_have_a_kernel_of_its_own(pair: tuple[Group, Group]) -> None:
+    instance = pair[0].up(["plain"], machines=True)[0]
+    assert inside(instance, "cat", "/proc/1/comm") == "systemd"
+    assert inside(instance, "hostname") == "plain"
+    assert inside(instance, "uname", "-r") != os.uname().release
+    inside(instance, "modprobe", "-a", "nfsd", "nfsv4")
+    assert pair[0].down()
+    assert left(pair[0]) == []
+
+
+def test_runs_of_one_checkout_wait_for_each_other() -> None:
+    lines = (
+        "from tests.instances.group import Group",
+        "print('asking', flush=True)",
+        "with Group('trial-three').alone(): pass",
+    )
+    argv = [sys.executable, "-c", "\n".join(lines)]
+    with Group("trial-three").alone():
+        other = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "asking\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=2)
+    assert other.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("names", [[], ["same", "same"], ["../etc"], ["UPPER"]])

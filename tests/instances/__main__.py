@@ -15,6 +15,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     up = verbs.add_parser("up", help="make a group of instances anew; prints as JSON how to reach each")
     up.add_argument("group", help="what the instances are for, such as hypervisor-default")
+    up.add_argument("--machines", action="store_true", help="virtual machines, with a kernel of their own")
     up.add_argument("names", nargs="+", metavar="NAME", help="an instance to make")
     down = verbs.add_parser("down", help="remove a group and all that its instances wrote")
     down.add_argument("group")
@@ -29,7 +30,7 @@ def main() -> int:
         programs.check(f"{options.verb} instances")
         match options.verb:
             case "up":
-                print(json.dumps(Group(options.group).up(options.names), indent=1))
+                print(json.dumps(Group(options.group).up(options.names, options.machines), indent=1))
             case "down":
                 print(json.dumps(Group(options.group).down()))
             case "list":

@@ -5,7 +5,8 @@ import re
 import shutil
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +18,18 @@ from virtfleet.lab.programs import run
 
 from tests.checks.homes import cache
 from tests.checks.runner import ROOT
+from tests.instances import machine
+from tests.instances.instance import Instance
+from tests.instances.machine_disk import ensure_start
 from tests.instances.root_folder import ensure_root
 
 BOOT = Path(__file__).with_name("boot.sh")
 BOOT_SECONDS = 60.0
+MACHINE_BOOT_SECONDS = 600.0  # emulated, on a machine that has other things to do
 MAX_INSTANCES = 9
 SSH_PORT = 22
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
 NAME_RULE = "Use up to 31 small letters, digits and '-', beginning with a letter."
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One instance: `number` from 1 in its group."""
-
-    layout: Layout
-    name: str
-    number: int
-
-    @property
-    def address(self) -> str:
-        """The address of its eth0, among instances and machine."""
-        return str(self.layout.management[10 + self.number])
-
-    @property
-    def folder(self) -> Path:
-        """What it wrote over the root folder, and its log."""
-        return self.layout.folder / "instances" / self.name
-
-    @property
-    def namespace(self) -> str:
-        """The name of its network namespace and of its cgroup."""
-        return f"{self.layout.prefix}-{self.name}"
-
-    def mac(self, interface: str) -> str:
-        """Return the hardware address of its interface, the same at every boot."""
-        digest = hashlib.sha256(f"{self.folder}/{interface}".encode()).digest()
-        return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))  # 02: locally administered
 
 
 class Group:
@@ -65,9 +41,16 @@ class Group:
         self.name = name
         self.folder = _groups_folder() / name
 
-    def up(self, names: list[str]) -> list[dict[str, Any]]:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other runs of this checkout off the group, which they would take for a crash's; wait for them first."""
+        with locks.held(self.folder.with_name(f"{self.name}.run")):
+            yield
+
+    def up(self, names: list[str], machines: bool = False) -> list[dict[str, Any]]:
         """Make and boot instances with these names and return how to reach each. What an earlier run left goes first.
 
+        With `machines` they are virtual machines, with a kernel of their own.
         Raises LabError when one does not come up; nothing is left then but the folder with the logs.
         """
         wanted = f"make the instances of {self.name}"
@@ -77,19 +60,23 @@ class Group:
             if not NAME.fullmatch(name):
                 raise LabError(wanted, f"{name[:40]!r} cannot be the name of one", NAME_RULE)
         root = ensure_root()
+        start = ensure_start() if machines else None
         with locks.held(self._lock):
             self._sweep()
             self.folder.mkdir(parents=True, mode=0o700)
             slot = registry.reserve(identity(self.folder), self.name, self.folder, None)
             layout = Layout(self.name, self.folder, slot)
             host.make_key(layout.key, comment=self.name)
-            instances = [Instance(layout, name, number) for number, name in enumerate(names, start=1)]
+            instances = [Instance(layout, name, number, machines) for number, name in enumerate(names, start=1)]
             _write_inventory(layout, root, instances)
             try:
                 links.ensure_bridges(layout)
                 for instance in instances:
                     _prepare(instance)
-                    _boot(instance, root)
+                    if start is None:
+                        _boot(instance, root)
+                    else:
+                        machine.boot(instance, start)
                 for instance in instances:
                     _await_up(instance)
             except BaseException:
@@ -188,6 +175,8 @@ def _boot(instance: Instance, root: Path) -> None:
 
 def run_inside(instance: Instance, argv: list[str], wanted: str) -> str:
     """Run a program inside the instance and return its output. Raises LabError, also when it is off."""
+    if instance.is_machine:
+        return machine.run_inside(instance, argv, wanted)
     init = processes.holders(instance.layout.id).get(instance.name)
     if init is None:
         raise LabError(wanted, f"{instance.name} is off", f"Its log: {instance.folder / 'boot.log'}")
@@ -197,7 +186,8 @@ def run_inside(instance: Instance, argv: list[str], wanted: str) -> str:
 
 def _await_up(instance: Instance) -> None:
     """Wait until systemd has started everything and sshd listens. An SSH before that may hang for 20 s."""
-    deadline = time.monotonic() + BOOT_SECONDS
+    seconds = MACHINE_BOOT_SECONDS if instance.is_machine else BOOT_SECONDS
+    deadline = time.monotonic() + seconds
     wanted = f"boot the instance {instance.name}"
     state = "nothing answered"
     while time.monotonic() < deadline:
@@ -208,9 +198,9 @@ def _await_up(instance: Instance) -> None:
                 return
         except (LabError, OSError) as error:
             state = str(error)
-        time.sleep(0.1)
+        time.sleep(2 if instance.is_machine else 0.1)
     log = (instance.folder / "boot.log").read_text(errors="replace").strip().splitlines()[-5:]
-    raise LabError(wanted, f"after {BOOT_SECONDS:.0f} s: {state}; {'; '.join(log)}", f"See {instance.folder}/boot.log.")
+    raise LabError(wanted, f"after {seconds:.0f} s: {state}; {'; '.join(log)}", f"See {instance.folder}/boot.log.")
 
 
 def _remove_cgroups(prefix: str) -> None:
