@@ -29,18 +29,19 @@ FULL = {"full"}
 """Suites that take minutes more, on machines with a systemd of their own: only with `--full`."""
 NOTHING_YET = {"chaos"}
 
-# How a suite's tests are spread over workers of pytest-xdist; suites that are not here take them one after another,
-# because they measure, or look at the whole machine. Each worker has homes, ports and a lab of its own.
+# How a suite's tests are spread over workers of pytest-xdist; suites that are not here take them one after another.
+# Each worker has homes, ports and a lab of its own.
 TESTS = ("-n", "2", "--dist", "worksteal")
 FILES = ("-n", "2", "--dist", "loadfile")
 """The tests of a file share a fleet or a machine."""
 SPREAD = {
-    **dict.fromkeys(("unit", "api", "sweeps"), TESTS),
-    **dict.fromkeys(("processes", "conformance"), FILES),
+    **dict.fromkeys(("unit", "api"), TESTS),
     # A third worker works while the others wait: for a lease to end, for a host that is away. The suite itself says
     # which of its files come first (tests/lab/conftest.py).
     "lab": (*FILES, "-n", "3", "--no-loadscope-reorder"),
 }
+LANES = {"lab": "hosts", **dict.fromkeys(("sweeps", "processes", "conformance", "e2e"), "rest")}
+"""Suites that wait much, for guests and hosts and leases: those of one lane run beside those of the other."""
 
 
 def shell_scripts() -> list[str]:
@@ -60,20 +61,24 @@ def pytest(*arguments: str) -> tuple[str, ...]:
     return (PYTHON, "-m", "pytest", "-p", "tests.checks.skips", "-q", *arguments)
 
 
-def all_checks() -> list[Check]:
-    """Return the checks in the order in which they run."""
+def all_checks(*, quick_loop: bool = False) -> list[Check]:
+    """Return the checks in the order in which they run; for the quick loop, some that look at less."""
     yaml = ["playbooks", "inventories/example", COLLECTION, "roles", "tests/instances", ".config"]
     suites = []
     for name, quick in SUITES.items():
         folders = [f"tests/{name}", *([f"{COLLECTION}/tests/unit"] if name == "unit" else [])]
+        examples = ("--hypothesis-profile", "quick") if quick_loop and name == "unit" else ()
         needs = f"tests/{name}" if name in NOTHING_YET else ""
-        spread = SPREAD.get(name, ())
+        command = pytest(*SPREAD.get(name, ()), *examples, *folders)
+        lane = LANES.get(name, "")
         suites.append(
-            Check(f"pytest-{name}", pytest(*spread, *folders), quick=quick, full=name in FULL, cheap=False, needs=needs)
+            Check(f"pytest-{name}", command, quick=quick, full=name in FULL, cheap=False, needs=needs, lane=lane)
         )
     return [
         # The longest of the cheap ones first, beside which the others run.
-        Check("ansible-lint", (PYTHON, "-m", "tests.checks.ansible_lint", *yaml)),
+        Check(
+            "ansible-lint", (PYTHON, "-m", "tests.checks.ansible_lint", *(("--changed",) if quick_loop else ()), *yaml)
+        ),
         Check("ruff", ("ruff", "check", *PYTHON_TREES)),
         Check("ruff-format", ("ruff", "format", "--check", *PYTHON_TREES)),
         Check("mypy", ("mypy", "api/virtfleet", COLLECTION + "/plugins", "roles", "tests", "hatch_build.py")),
@@ -84,7 +89,7 @@ def all_checks() -> list[Check]:
         Check("suites", (PYTHON, "-m", "tests.checks.suites", *SUITES)),
         suites[0],
         suites[1],
-        Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False),
+        Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False, lane="rest"),
         *suites[2:],
         Check("roles", (PYTHON, "-m", "tests.checks.roles"), quick=False, full=True, cheap=False),
     ]
@@ -102,7 +107,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", metavar="NAME", help="one check by its name (may be repeated)")
     parser.add_argument("--list", action="store_true", help="name the checks and end")
     options = parser.parse_args()
-    checks = all_checks()
+    checks = all_checks(quick_loop=options.quick)
     if options.list:
         for check in checks:
             speed = "quick" if check.quick else "full" if check.full else "slow"

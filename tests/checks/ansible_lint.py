@@ -1,19 +1,24 @@
 """ansible-lint with its strictest profile, without the network. What was found well is not looked at again.
 
 It takes half a minute of processor time; so when it has found nothing, a fingerprint of all that it read is kept in the
-checkout's `.cache`, and as long as nothing of that has changed, the answer is the same.
+checkout's `.cache`, and as long as nothing of that has changed, the answer is the same. With `--changed` first, only
+the files that are not as they were then are looked at: what a changed module means for them, the whole check tells.
 """
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.checks.homes import own_home
 from tests.checks.runner import ROOT
 
-STAMP = ROOT / ".cache" / "ansible-lint.well"
+STAMP = ROOT / ".cache" / "ansible-lint.json"
+LINTED = (".yml", ".yaml")
 ALSO_READ = (
     *(".ansible-lint", ".yamllint", ".config", "collections", "tests/checks"),
     *("requirements/dev.txt", "requirements/runtime.txt"),
@@ -21,35 +26,55 @@ ALSO_READ = (
 """What the answer depends on beside the files that are linted: rules, modules and versions."""
 
 
-def fingerprint(paths: list[str], root: Path = ROOT) -> str:
-    """Return a hash of the names and contents of all files that git knows, or would take, in these paths."""
-    wanted = [path for path in (*paths, *ALSO_READ) if (root / path).exists()]
+def hashes(paths: list[str], root: Path = ROOT) -> dict[str, str]:
+    """Return name → hash of the content of all files that git knows, or would take, in these paths."""
+    wanted = [path for path in paths if (root / path).exists()]
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *wanted]
     names = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True).stdout.split("\0")
-    files = [Path(name) for name in sorted(set(names)) if name and (root / name).is_file()]
+    files = [name for name in sorted(set(names)) if name and (root / name).is_file()]
+    return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in files}
+
+
+def fingerprint(paths: list[str], root: Path = ROOT) -> str:
+    """Return a hash of all that the answer for these paths depends on."""
     whole = hashlib.sha256("\0".join([sys.version, *paths]).encode())
-    for name in files:
-        whole.update(f"{name}\0{hashlib.sha256((root / name).read_bytes()).hexdigest()}\0".encode())
+    for name, content in hashes([*paths, *ALSO_READ], root).items():
+        whole.update(f"{name}\0{content}\0".encode())
     return whole.hexdigest()
 
 
-def main(paths: list[str]) -> int:
-    """Lint the paths; return the exit status."""
-    before = fingerprint(paths)
-    if STAMP.exists() and STAMP.read_text() == before:
-        print(f"nothing has changed since ansible-lint found all well ({STAMP.relative_to(ROOT)})")
-        return 0
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the files with something to lint that are new or not as they were."""
+    return [name for name, content in now.items() if name.endswith(LINTED) and before.get(name) != content]
+
+
+def lint(paths: list[str]) -> int:
+    """Run ansible-lint on paths; return its exit status."""
     environment = os.environ | {
         "HOME": str(own_home("ansible-lint-home")),
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
         "ANSIBLE_HOME": str(own_home("ansible-lint-home") / ".ansible"),
     }
     command = ["ansible-lint", "--offline", "--strict", "--profile", "production", "--nocolor", "-q", *paths]
-    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-    STAMP.unlink(missing_ok=True)
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def main(words: list[str]) -> int:
+    """Lint the paths; return the exit status."""
+    only_changed, paths = words[:1] == ["--changed"], [word for word in words if word != "--changed"]
+    known: dict[str, Any] = json.loads(STAMP.read_text()) if STAMP.exists() else {"whole": "", "files": {}}
+    before, files = fingerprint(paths), hashes(paths)
+    if known["whole"] == before:
+        print(f"nothing has changed since ansible-lint found all well ({STAMP.relative_to(ROOT)})")
+        return 0
+    those = changed(known["files"], files) if only_changed and known["files"] else paths
+    code = lint(those) if those else 0
     if code == 0 and fingerprint(paths) == before:
         STAMP.parent.mkdir(exist_ok=True)
-        STAMP.write_text(before)
+        whole = "" if those != paths else before
+        STAMP.write_text(json.dumps({"whole": whole, "files": files}))
+        if those != paths:
+            print(f"well: {len(those)} files that have changed; the whole check looks at all of them")
     return code
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +21,8 @@ class Check:
 
     Quick ones need no lab and no processes of a fleet, and are part of `--quick`. Cheap ones, a single process of a
     few seconds, run two at a time. Full ones are left out unless they are asked for.
+    Those with a `lane`, which follow each other in a list of checks, run beside those of the list's other lanes: they
+    wait for much of their time.
     `needs` is a path without which there is nothing to check yet.
     """
 
@@ -29,6 +32,7 @@ class Check:
     full: bool = False
     cheap: bool = True
     needs: str = ""
+    lane: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,21 @@ class Runner:
             print(text, flush=True)
 
     def run(self, checks: Sequence[Check]) -> list[Outcome]:
-        """Run the cheap checks two at a time, then the others one after another."""
+        """Run the cheap checks two at a time, then the others: lanes beside each other, the rest one after another."""
         cheap = [check for check in checks if check.cheap]
         with ThreadPoolExecutor(max_workers=2) as pool:
             outcomes = list(pool.map(self._run_one, cheap))
-        return outcomes + [self._run_one(check) for check in checks if not check.cheap]
+        for in_lanes, group in groupby((check for check in checks if not check.cheap), lambda check: bool(check.lane)):
+            following = list(group)
+            names = dict.fromkeys(check.lane for check in following) if in_lanes else ("",)
+            lanes = [[check for check in following if check.lane == name] for name in names]
+            with ThreadPoolExecutor(max_workers=len(lanes)) as pool:
+                for found in pool.map(self._run_each, lanes):
+                    outcomes += found
+        return outcomes
+
+    def _run_each(self, checks: Sequence[Check]) -> list[Outcome]:
+        return [self._run_one(check) for check in checks]
 
     def _run_one(self, check: Check) -> Outcome:
         if check.needs and not (ROOT / check.needs).exists():

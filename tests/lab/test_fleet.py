@@ -52,7 +52,7 @@ def test_a_machine_is_created_answers_obeys_and_is_gone(fleet: Fleet) -> None:
 
 
 def test_events_come_as_a_stream_that_can_be_taken_up_again(fleet: Fleet) -> None:
-    job = fleet.post("/vms", {"name": "web1"})["job"]
+    job = fleet.post("/vms", {"name": "web1", "paused": True})["job"]
     headers = {"Accept": "text/event-stream"}
     with fleet.http.stream("GET", f"/jobs/{job['id']}/events", headers=headers) as stream:
         lines = list(stream.iter_lines())
@@ -65,16 +65,16 @@ def test_events_come_as_a_stream_that_can_be_taken_up_again(fleet: Fleet) -> Non
 
 
 def test_several_machines_are_one_job_on_several_hosts(fleet: Fleet) -> None:
-    answer = fleet.post("/vms", {"name": "n", "count": 3, "policy": "round_robin", "wait_for": "none"})
+    answer = fleet.post("/vms", {"name": "n", "count": 3, "policy": "round_robin", "wait_for": "none", "paused": True})
     assert fleet.ended(answer["job"])["state"] == "succeeded"
     vms = fleet.get("/vms")["items"]
-    assert {vm["state"] for vm in vms} == {"running"}
+    assert {vm["state"] for vm in vms} == {"paused"}
     assert len({vm["host"] for vm in vms}) == 3
     assert len({vm["address"] for vm in vms}) == 3
 
 
 def test_a_replayed_job_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:
-    vm = fleet.create("web1", user_data="#cloud-config\n{}\n")
+    vm = fleet.idle("web1", user_data="#cloud-config\n{}\n")
     environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
     program = [sys.executable, "-c", "from virtfleet.cli.main import main; main()", "job", "replay", vm["job"]]
     shown = subprocess.run(
@@ -109,7 +109,7 @@ def test_a_secret_is_found_nowhere_after_the_job_nor_in_any_command_line(fleet: 
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        vm = fleet.create("web1", user_data=f"#cloud-config\n# {marker}\n")
+        vm = fleet.idle("web1", user_data=f"#cloud-config\n# {marker}\n")
     finally:
         done.set()
         watching.join()
@@ -122,7 +122,7 @@ def test_a_secret_is_found_nowhere_after_the_job_nor_in_any_command_line(fleet: 
 
 
 def test_a_full_pool_is_told_and_leaves_nothing(fleet: Fleet) -> None:
-    fleet.create("first", host="host2", wait_for="none")  # the base is there: only the machine itself finds no room
+    fleet.idle("first", host="host2")  # the base is there: only the machine itself finds no room
     before = fleet.things()
     fleet.lab.fault("fill-pool", "host2")
     error = failed(fleet, {"name": "web1", "host": "host2"})
@@ -134,9 +134,9 @@ def test_a_full_pool_is_told_and_leaves_nothing(fleet: Fleet) -> None:
 
 def test_a_machine_that_does_not_fit_where_it_was_to_go_is_placed_again(fleet: Fleet) -> None:
     wanted = fleet.post("/placements", {})["placements"][0]["host"]
-    fleet.create("first", host=wanted, wait_for="none")
+    fleet.idle("first", host=wanted)
     fleet.lab.fault("fill-pool", wanted)
-    answer = fleet.post("/vms", {"name": "web1", "policy": "bin_packing", "wait_for": "none"})
+    answer = fleet.post("/vms", {"name": "web1", "policy": "bin_packing", "wait_for": "none", "paused": True})
     job = fleet.ended(answer["job"])
     assert job["state"] == "succeeded", job["error"]
     vm = fleet.get("/vms/web1")
@@ -148,11 +148,11 @@ def test_a_machine_that_does_not_fit_where_it_was_to_go_is_placed_again(fleet: F
 
 
 def test_a_base_that_vanished_is_copied_again(fleet: Fleet) -> None:
-    vm = fleet.create("first", host="host3", wait_for="none")
+    vm = fleet.idle("first", host="host3")
     fleet.ended(fleet.http.delete(f"/vms/{vm['id']}").json()["job"])
     remove_volumes(fleet.lab.host("host3").uri, "default", "base-")
-    made = fleet.create("web1", host="host3", wait_for="none")
-    assert (made["state"], made["host"]) == ("running", "host3")
+    made = fleet.idle("web1", host="host3")
+    assert (made["state"], made["host"]) == ("paused", "host3")
 
 
 def test_an_image_is_fetched_from_a_url_when_a_host_first_needs_it(fleet: Fleet, tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_an_image_is_fetched_from_a_url_when_a_host_first_needs_it(fleet: Fleet,
         checksum = f"sha256:{hashlib.sha256((tmp_path / 'served.qcow2').read_bytes()).hexdigest()}"
         image = fleet.post("/images", {"source": url, "checksum": checksum})
         assert image["name"] == "served"
-        vm = fleet.create("web1", image="served", wait_for="none")
-        assert vm["state"] == "running"
+        vm = fleet.idle("web1", image="served")
+        assert vm["state"] == "paused"
         assert fleet.get("/images/served")["format"] == "qcow2"
         fleet.ended(fleet.http.delete(f"/vms/{vm['id']}").json()["job"])
         assert fleet.ended(fleet.http.delete("/images/served").json()["job"])["state"] == "succeeded"
@@ -175,11 +175,11 @@ def test_an_image_is_fetched_from_a_url_when_a_host_first_needs_it(fleet: Fleet,
 
 @pytest.mark.parametrize(("fault", "code"), [("kill-libvirtd", "host_unreachable"), ("freeze-libvirtd", "host_frozen")])
 def test_a_host_whose_libvirt_is_dead_or_frozen_is_told_and_others_go_on(fleet: Fleet, fault: str, code: str) -> None:
-    fleet.create("first", host="host1", wait_for="none")
+    fleet.idle("first", host="host1")
     fleet.lab.fault(fault, "host1")
     answer = fleet.http.post("/vms", json={"name": "web1", "host": "host1"})
-    other = fleet.create("web2", host="host2", wait_for="none")
-    assert other["state"] == "running"
+    other = fleet.idle("web2", host="host2")
+    assert other["state"] == "paused"
     if answer.status_code == 202:
         job = fleet.ended(answer.json()["job"], 120)
         assert job["state"] == "failed"

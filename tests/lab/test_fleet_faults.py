@@ -90,8 +90,8 @@ def test_a_host_that_goes_away_in_the_middle_is_told_and_cleaned_when_it_is_back
     with answering(fleet):
         job = under_way(fleet, "web1", "host1")
         fleet.lab.fault(fault, "host1")
-        others = [fleet.create(f"other-{host}", host=host, wait_for="none") for host in ("host2", "host3")]
-        assert {vm["state"] for vm in others} == {"running"}
+        others = [fleet.idle(f"other-{host}", host=host) for host in ("host2", "host3")]
+        assert {vm["state"] for vm in others} == {"paused"}
         assert told(fleet.ended(job, FAILS_SECONDS), "host1") in ("host_unreachable", "host_frozen")
         # What may be left is not forgotten: the machine is being deleted, for as long as that takes.
         vm = fleet.get("/vms/web1")
@@ -108,8 +108,8 @@ def test_a_host_that_goes_away_in_the_middle_is_told_and_cleaned_when_it_is_back
         back(fleet, "host1")
         wait_until(lambda: fleet.http.get("/vms/web1").status_code == 404, BACK_SECONDS, "the clean-up")
     assert traces(fleet) == before
-    again = fleet.create("web1", host="host1", wait_for="none")
-    assert again["state"] == "running"
+    again = fleet.idle("web1", host="host1")
+    assert again["state"] == "paused"
 
 
 @pytest.mark.parametrize("fault", ["power-off", "cut-link"])
@@ -120,7 +120,7 @@ def test_a_host_that_is_away_already_is_told_and_others_take_what_may_go_elsewhe
     with answering(fleet):
         fleet.lab.fault(fault, wanted)
         pinned = fleet.http.post("/vms", json={"name": "web1", "host": wanted})
-        free = fleet.http.post("/vms", json={"name": "web2", "wait_for": "none"})
+        free = fleet.http.post("/vms", json={"name": "web2", "wait_for": "none", "paused": True})
         assert free.status_code == 202, free.text
         job = fleet.ended(free.json()["job"], 2 * FAILS_SECONDS)
         assert job["state"] == "succeeded", job["error"]
@@ -144,8 +144,8 @@ def test_a_frozen_host_cannot_take_all_workers(fleet: Fleet, before: dict[str, s
     ]
     asked = [answer.json()["job"] for answer in hanging if answer.status_code == 202]
     assert asked, "the observer cannot have been quicker than six requests"
-    other = fleet.create("other", host="host2", wait_for="none")
-    assert other["state"] == "running"
+    other = fleet.idle("other", host="host2")
+    assert other["state"] == "paused"
     still = [job for job in asked if fleet.get(f"/jobs/{job['id']}")["state"] in ("queued", "running")]
     assert still, "all jobs of the frozen host had ended before: this run proves nothing"
     for job in asked:
@@ -157,7 +157,7 @@ def test_a_frozen_host_cannot_take_all_workers(fleet: Fleet, before: dict[str, s
 
 
 def test_a_deletion_on_a_host_that_is_away_can_be_asked_for_again(fleet: Fleet, before: dict[str, set[str]]) -> None:
-    vm = fleet.create("web1", host="host1", wait_for="none")
+    vm = fleet.idle("web1", host="host1")
     fleet.lab.fault("power-off", "host1")
     told(fleet.ended(fleet.http.delete("/vms/web1").json()["job"], FAILS_SECONDS), "host1")
     assert fleet.get("/vms/web1")["uuid"] == vm["uuid"]

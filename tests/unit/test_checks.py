@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.ansible_lint import fingerprint
+from tests.checks.ansible_lint import changed, fingerprint
 from tests.checks.docs import anchors, broken_links
 from tests.checks.runner import ROOT, Check, Runner, conclude
 
@@ -63,6 +63,20 @@ def test_the_closing_line_counts_and_the_status_is_true(capsys: pytest.CaptureFi
     assert conclude(Runner().run([later])) == 1, "nothing checked is not a success"
 
 
+def test_lanes_run_beside_each_other_and_what_is_in_none_after_them(tmp_path: Path) -> None:
+    def meets(mine: str, other: str, lane: str) -> Check:
+        wait = f"touch {tmp_path}/{mine}; until [ -e {tmp_path}/{other} ]; do sleep 0.05; done"
+        return Check(mine, ("timeout", "60", "sh", "-c", wait), cheap=False, lane=lane)
+
+    second = Check("second", ("sh", "-c", f"test -e {tmp_path}/one && touch {tmp_path}/second"), cheap=False, lane="a")
+    last = Check("last", ("test", "-e", f"{tmp_path}/second"), cheap=False)
+    outcomes = Runner().run([meets("one", "two", "a"), second, meets("two", "one", "b"), last])
+    assert [(outcome.check.name, outcome.code) for outcome in outcomes] == [
+        *(("one", 0), ("second", 0)),
+        *(("two", 0), ("last", 0)),
+    ]
+
+
 def test_a_link_to_nowhere_is_found() -> None:
     page = ROOT / "README.md"
 
@@ -85,8 +99,14 @@ def test_what_was_found_well_is_looked_at_again_when_anything_of_it_changes(tmp_
     (tmp_path / "elsewhere").write_text("not read by the linter")
     assert fingerprint(["plays"], tmp_path) == first
     (tmp_path / "plays/a.yml").write_text("two")
-    changed = fingerprint(["plays"], tmp_path)
+    different = fingerprint(["plays"], tmp_path)
     (tmp_path / "plays/a.yml").rename(tmp_path / "plays/b.yml")
     renamed = fingerprint(["plays"], tmp_path)
     (tmp_path / ".ansible-lint").write_text("skip_list: []")
-    assert len({first, changed, renamed, fingerprint(["plays"], tmp_path)}) == 4
+    assert len({first, different, renamed, fingerprint(["plays"], tmp_path)}) == 4
+
+
+def test_only_what_is_not_as_it_was_and_can_be_linted_counts_as_changed() -> None:
+    before = {"plays/a.yml": "1", "plays/b.yml": "1", "plays/gone.yml": "1", "plays/README.md": "1"}
+    now = {"plays/a.yml": "1", "plays/b.yml": "2", "plays/new.yaml": "1", "plays/README.md": "2"}
+    assert changed(before, now) == ["plays/b.yml", "plays/new.yaml"]

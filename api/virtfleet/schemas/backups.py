@@ -17,7 +17,9 @@ class BackupIn(In):
     )
     quiesce: bool = Field(default=False, description="Let the agent hold all writing at the moment that is kept.")
     prefix: Text | None = Field(default=None, description="With keep: how the names of those begin that may go.")
-    keep: int | None = Field(default=None, ge=1, le=1000, description="How many of them stay; the oldest go last.")
+    keep: int | None = Field(
+        default=None, ge=1, le=1000, description="How many of the newest stay; the others go when the new one stands."
+    )
 
 
 class BackupQuery(Paging):

@@ -17,7 +17,9 @@ class SnapshotIn(In):
     quiesce: bool = Field(default=False, description="Let the agent make its file systems quiet meanwhile.")
     description: str | None = Field(default=None, max_length=1000)
     prefix: Text | None = Field(default=None, description="With keep: how the names of those begin that may go.")
-    keep: int | None = Field(default=None, ge=1, le=1000, description="How many of them stay; the oldest go last.")
+    keep: int | None = Field(
+        default=None, ge=1, le=1000, description="How many of the newest stay; the others go when the new one stands."
+    )
 
 
 class SnapshotDeletion(Query):

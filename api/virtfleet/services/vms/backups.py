@@ -3,7 +3,6 @@
 A job about a backup runs on the host whose pool has its files.
 """
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -115,9 +114,7 @@ def restore_as_new(session: Session, who: Principal, backup: Backup, name: str, 
 
     Its addresses are those inside its disks: none is reserved for it.
     """
-    names.check(name, "vm")
-    if session.scalar(select(Vm.id).where(Vm.project_id == who.project_id, Vm.name == name)) is not None:
-        raise Problem("already_exists", f"There is a vm {name!r} already.", "Choose another name.")
+    creation.check_free(session, who, name)
     shape = backup.shape
     policy = settings.load().policy
     request = {
@@ -135,16 +132,12 @@ def restore_as_new(session: Session, who: Principal, backup: Backup, name: str, 
     if not decision["fits"]:
         raise creation.no_room(decision)
     number = ledger.next_number(session, "vm")
-    vm = Vm(
-        id=new_id("vm"),
+    vm = creation.new_row(
+        session,
+        who,
+        backup.host,
         number=number,
-        uuid=str(uuid.uuid4()),
         name=name,
-        libvirt_name=creation.libvirt_name(session, who, name, number),
-        zone_id=backup.host.zone_id,
-        host_id=backup.host_id,
-        project_id=who.project_id,
-        owner_id=who.user_id,
         flavor=shape.get("flavor"),
         image=shape.get("image"),
         vcpus=shape["vcpus"],
@@ -155,11 +148,7 @@ def restore_as_new(session: Session, who: Principal, backup: Backup, name: str, 
         pool=shape["pool"],
         policy=policy,
         explanation=dict(decision["placements"][0]["explanation"]),
-        state="building",
     )
-    session.add(vm)
-    session.flush()
-    session.refresh(vm)
     wanted = {
         "backup": backup.name,
         "new_name": vm.libvirt_name,

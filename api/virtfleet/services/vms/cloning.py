@@ -1,6 +1,5 @@
 """Machines like others: with copies of their disks, on the host where those are, or with new ones, placed anywhere."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from virtfleet.errors import Problem, not_found
-from virtfleet.ids import new_id
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import ATTEMPT
 from virtfleet.models import Job, Move, Snapshot, Vm
@@ -176,27 +174,19 @@ def _reserve(
     explanation: dict[str, Any],
 ) -> Vm:
     same = ("flavor_id", "flavor", "image", "vcpus", "memory_bytes", "max_vcpus", "max_memory_bytes", "disk_bytes")
-    vm = Vm(
-        id=new_id("vm"),
+    vm = creation.new_row(
+        session,
+        who,
+        source.host,
         number=number,
-        uuid=str(uuid.uuid4()),
         name=name,
-        libvirt_name=creation.libvirt_name(session, who, name, number),
-        zone_id=source.zone_id,
-        host_id=source.host_id,
-        project_id=who.project_id,
-        owner_id=who.user_id,
         # A full copy needs the image no more: it may go.
         image_id=source.image_id if new.mode == "linked" else None,
         pool=source.pool,
         policy=source.policy,
         explanation=explanation,
-        state="building",
         **{column: getattr(source, column) for column in same},
     )
-    session.add(vm)
-    session.flush()
-    session.refresh(vm)
     for position, card in enumerate(source.addresses):
         addresses.reserve(session, vm, card.network, new.address if position == 0 else None)
     secret = None

@@ -116,16 +116,46 @@ def choose_names(session: Session, who: Principal, new: NewVm, numbers: Sequence
     called = [new.name] if new.count == 1 else [f"{new.name}-{position}" for position in range(1, new.count + 1)]
     for name in called:
         names.check(name, "vm")
-    taken = set(session.scalars(select(Vm.name).where(Vm.project_id == who.project_id, Vm.name.in_(called))))
-    if taken and new.label is not None:
+    others = sorted(session.scalars(select(Vm.name).where(Vm.project_id == who.project_id, Vm.name.in_(called))))
+    if others and new.label is not None:
         return [f"{name[:50]}-{number}" for name, number in zip(called, numbers, strict=True)]
-    if taken:
-        raise Problem(
-            "already_exists",
-            f"There is a vm {sorted(taken)[0]!r} already.",
-            "Choose another name; virtfleet vm list shows those taken.",
-        )
+    if others:
+        raise taken(others[0])
     return called
+
+
+def check_free(session: Session, who: Principal, name: str) -> None:
+    """Refuse a name that a machine of the project has. Raises Problem `invalid` or `already_exists`."""
+    names.check(name, "vm")
+    if session.scalar(select(Vm.id).where(Vm.project_id == who.project_id, Vm.name == name)) is not None:
+        raise taken(name)
+
+
+def taken(name: str) -> Problem:
+    """Return the problem of a name that another machine has."""
+    hint = "Choose another name; virtfleet vm list shows those taken."
+    return Problem("already_exists", f"There is a vm {name!r} already.", hint)
+
+
+def new_row(session: Session, who: Principal, host: Host, *, number: int, name: str, **columns: Any) -> Vm:
+    """Write down a machine that is to be made on a host, in state building; `columns` are its own."""
+    vm = Vm(
+        id=new_id("vm"),
+        number=number,
+        uuid=str(uuid.uuid4()),
+        name=name,
+        libvirt_name=libvirt_name(session, who, name, number),
+        zone_id=host.zone_id,
+        host_id=host.id,
+        project_id=who.project_id,
+        owner_id=who.user_id,
+        state="building",
+        **columns,
+    )
+    session.add(vm)
+    session.flush()
+    session.refresh(vm)
+    return vm
 
 
 def libvirt_name(session: Session, who: Principal, name: str, number: int) -> str:
@@ -146,17 +176,13 @@ def _reserve(
     placed: Mapping[str, Any],
     hosts: Mapping[str, Host],
 ) -> Vm:
-    vm = Vm(
-        id=new_id("vm"),
+    vm = new_row(
+        session,
+        who,
+        hosts[placed["host"]],
         number=number,
-        uuid=str(uuid.uuid4()),
         name=name,
         label=new.label,
-        libvirt_name=libvirt_name(session, who, name, number),
-        zone_id=plan.zone.id,
-        host_id=hosts[placed["host"]].id,
-        project_id=who.project_id,
-        owner_id=who.user_id,
         flavor_id=plan.flavor.id if plan.flavor else None,
         flavor=plan.flavor.name if plan.flavor else None,
         image_id=plan.image.id,
@@ -169,11 +195,7 @@ def _reserve(
         pool=plan.pool,
         policy=plan.policy_name,
         explanation=dict(placed["explanation"]),
-        state="building",
     )
-    session.add(vm)
-    session.flush()
-    session.refresh(vm)
     if plan.network is not None:
         addresses.reserve(session, vm, plan.network, new.address)
     secret = None

@@ -13,6 +13,7 @@ import re
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 
 MAX_LENGTH = 128  # a file name may have 255 bytes; suffixes such as `.ok` and a snapshot's name come on top
+LONGEST_DESCRIPTION = 1000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", re.ASCII)
 
 
@@ -31,6 +32,14 @@ def check_name(name: str, what: str) -> str:
             "invalid",
         )
     return name
+
+
+def check_description(text: str, wanted: str) -> str:
+    """Return `text` if it can describe a thing of libvirt's. Raises VirtfleetError `invalid`."""
+    if len(text) > LONGEST_DESCRIPTION or not all(c.isprintable() or c in "\n\t" for c in text):
+        hint = f"Use at most {LONGEST_DESCRIPTION} characters."
+        raise VirtfleetError(wanted, "its description is too long, or has control characters", hint, "invalid")
+    return text
 
 
 def volume_prefix(vm: str, uuid: str) -> str:

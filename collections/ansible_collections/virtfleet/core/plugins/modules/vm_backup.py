@@ -189,7 +189,8 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         pool = backups.pool_of(connection, params["pool"], goal, whole)
         domain = vms.find(connection, vm, uuid)
         if params["state"] == "absent":
-            return _absent(domain, pool, backups.find(pool, name, vm, uuid), check=check)
+            found = backups.find(backups.all_in(pool, vm, uuid), name)
+            return _absent(domain, pool, found, check=check)
         if domain is None:
             hint = "Name one that is there; module vm_info lists them."
             raise VirtfleetError(goal, f"there is no machine {vm or uuid}", hint, "not_found")
@@ -204,10 +205,11 @@ def _present(
     check: bool,
     deadline: Deadline,
 ) -> Result:
-    uuid = domain.UUIDString()
-    before = backups.all_in(pool, uuid=uuid)
-    found = next((each for each in before if each["name"] == params["name"]), None)
-    made, reason = (found, None) if found is not None else _make(domain, pool, params, check=check, deadline=deadline)
+    before = backups.all_in(pool, uuid=domain.UUIDString())
+    found, reason = backups.find(before, params["name"]), None
+    made = found
+    if made is None:
+        made, reason = _make(domain, pool, params, before, check=check, deadline=deadline)
     after = before if found is not None else [*before, made]
     going: list[str] = []
     if params["retain"] is not None:
@@ -225,6 +227,7 @@ def _make(
     domain: libvirt.virDomain,
     pool: libvirt.virStoragePool,
     params: dict[str, Any],
+    there: list[dict[str, Any]],
     *,
     check: bool,
     deadline: Deadline,
@@ -232,7 +235,7 @@ def _make(
     wish = backup_run.Wish(params["name"], params["kind"], params["quiesce"])
     if not check:
         backup_run.clear_leftovers(domain, pool, domain.UUIDString(), deadline)
-    way = backup_run.choose(domain, wish, backups.all_in(pool, uuid=domain.UUIDString()))
+    way = backup_run.choose(domain, wish, there)
     if check:
         return backup_run.predict(domain, wish, way), way.reason
     return backup_run.make(domain, pool, wish, way, deadline)

@@ -75,9 +75,8 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
-from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_description, check_name
 
-LONGEST_DESCRIPTION = 1000
 SPEC: dict[str, Any] = {
     **COMMON,
     "name": {"type": "str", "required": True},
@@ -93,11 +92,8 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     """Bring the checkpoint into the wanted state."""
     name = check_name(params["name"], "checkpoint")
     vm, uuid = identity(params["vm"], params["vm_uuid"])
-    text, wanted = params["description"] or "", params["state"] == "present"
-    goal = f"work on checkpoint {name}"
-    if len(text) > LONGEST_DESCRIPTION or not all(c.isprintable() or c in "\n\t" for c in text):
-        hint = f"Use at most {LONGEST_DESCRIPTION} characters."
-        raise VirtfleetError(goal, "its description is too long, or has control characters", hint, "invalid")
+    goal, wanted = f"work on checkpoint {name}", params["state"] == "present"
+    text = check_description(params["description"] or "", goal)
     _whole, connecting = deadlines(params)
     with opened_host(params["uri"], connecting) as connection:
         domain = vms.find(connection, vm, uuid)

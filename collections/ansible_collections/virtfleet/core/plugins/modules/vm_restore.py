@@ -136,7 +136,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     with opened_host(params["uri"], connecting) as connection:
         pool = backups.pool_of(connection, params["pool"], goal, whole)
         there = backups.all_in(pool, vm, uuid)
-        found = backups.find(pool, name, vm, uuid)
+        found = backups.find(there, name)
         if found is None:
             known = ", ".join(each["name"] for each in there[-10:]) or "none at all"
             raise VirtfleetError(

@@ -146,7 +146,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
-from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_description, check_name
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 try:
@@ -198,11 +198,8 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
 
 def _check(params: dict[str, Any], name: str) -> None:
     """Refuse what no snapshot can be. Raises VirtfleetError `invalid`."""
-    retain, description = params["retain"], params["description"] or ""
-    goal = f"make snapshot {name}"
-    if len(description) > snapshots.LONGEST_DESCRIPTION or not all(c.isprintable() or c in "\n\t" for c in description):
-        text = "its description is too long, or has control characters"
-        raise VirtfleetError(goal, text, f"Use at most {snapshots.LONGEST_DESCRIPTION} characters.", "invalid")
+    retain, goal = params["retain"], f"make snapshot {name}"
+    check_description(params["description"] or "", goal)
     if retain is not None:
         if retain["count"] < 1:
             raise VirtfleetError(goal, f"{retain['count']} of them cannot be kept", "Keep at least 1.", "invalid")

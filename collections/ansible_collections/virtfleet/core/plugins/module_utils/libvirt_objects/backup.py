@@ -106,14 +106,14 @@ def all_in(pool: libvirt.virStoragePool, vm: str | None = None, uuid: str | None
     return sorted(found, key=lambda each: (each["created_at"], each["name"]))
 
 
-def find(pool: libvirt.virStoragePool, name: str, vm: str | None, uuid: str | None) -> dict[str, Any] | None:
-    """Return the backup of that name of one machine, which may be gone; None when there is none.
+def find(there: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """Return the backup of that name of those `there`, which are one machine's; None when there is none.
 
-    Raises VirtfleetError `refused` when machines of different UUIDs had the name `vm` and only that is given.
+    Raises VirtfleetError `refused` when they are of machines of different UUIDs that had one name.
     """
-    found = [each for each in all_in(pool, vm, uuid) if each["name"] == name]
+    found = [each for each in there if each["name"] == name]
     if len(found) > 1:
-        text = f"several machines were called {vm}: {', '.join(each['uuid'] for each in found)}"
+        text = f"several machines were called {found[0]['vm']}: {', '.join(each['uuid'] for each in found)}"
         raise VirtfleetError(f"find backup {name}", text, "Give the UUID of the one that is meant.", "refused")
     return found[0] if found else None
 
@@ -236,22 +236,15 @@ def verify(pool: libvirt.virStoragePool, links: Sequence[dict[str, Any]], deadli
 def digest(volume: libvirt.virStorageVol, deadline: Deadline, wanted: str) -> tuple[int, str]:
     """Return the length and the SHA-256 of a volume's file, read through libvirt's stream."""
     total, sha = 0, hashlib.sha256()
-    stream = None
     try:
-        stream = volume.connect().newStream(0)
-        volume.download(stream, 0, 0, 0)
-        while part := stream.recv(_CHUNK_BYTES):
-            if deadline.passed:
-                hint = "Allow more time with the option timeout."
-                raise VirtfleetError(wanted, "reading its files takes too long", hint, "timeout")
-            sha.update(part)
-            total += len(part)
-        stream.finish()
-        stream = None
+        with volumes.stream_of(volume) as stream:
+            volume.download(stream, 0, 0, 0)
+            while part := stream.recv(_CHUNK_BYTES):
+                if deadline.passed:
+                    hint = "Allow more time with the option timeout."
+                    raise VirtfleetError(wanted, "reading its files takes too long", hint, "timeout")
+                sha.update(part)
+                total += len(part)
     except libvirtError as error:
         raise translate(error, wanted) from error
-    finally:
-        if stream is not None:
-            with contextlib.suppress(libvirtError):
-                stream.abort()
     return total, sha.hexdigest()

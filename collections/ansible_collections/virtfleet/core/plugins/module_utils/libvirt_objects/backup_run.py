@@ -129,9 +129,14 @@ def clear_leftovers(
 ) -> None:
     """Undo what a run that died has left of a machine's backups: its freeze, its job, its files and its checkpoint.
 
-    libvirt goes on with a job whose client died; that one is ended.
+    libvirt goes on with a job whose client died; that one is ended. A backup that has its manifest is whole: the run
+    died right after writing it, and only its note goes.
     """
+    whole = {each["name"] for each in backups.all_in(pool, uuid=uuid)}
     for name, note in backups.begun(pool, uuid).items():
+        if name in whole:
+            volumes.delete(pool, backups.part_of(uuid, name))
+            continue
         if domain is not None and domain.isActive():
             if note.get("quiesce"):
                 with contextlib.suppress(VirtfleetError):  # an agent that is gone holds nothing frozen

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_preflight as preflight
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_storage as storage
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
@@ -223,7 +223,7 @@ class _Move:
         if is_live(there) or (there.isActive() and not here.isActive() and not is_incoming(there)):
             if not self.check:
                 vms.destroy(here)  # all that it does is to wait for the word that it has arrived
-                _forget(here)
+                vms.undefine(here, keep_nvram=True)
             self.mended.append("it was on the target already: what was left of it on the source was removed")
             machine = vms.describe(there)
             if not self.check:
@@ -245,7 +245,7 @@ class _Move:
             vms.destroy(there)
             there = vms.find(self.target, None, here.UUIDString())
         if there is not None:
-            _forget(there)
+            vms.undefine(there, keep_nvram=True)
 
     # The migration itself.
 
@@ -299,7 +299,7 @@ class _Move:
         """Return the machine on the target; raise unless it is there, and there alone."""
         here, there = vms.find(self.source, None, uuid), vms.find(self.target, None, uuid)
         if here is not None and not here.isActive() and there is not None:
-            _forget(here)
+            vms.undefine(here, keep_nvram=True)
             here = vms.find(self.source, None, uuid)
         if there is not None and here is None and bool(there.isActive()) == running and there.isPersistent():
             return there
@@ -360,18 +360,3 @@ def judge(
         shared_pools=wish.shared_pools,
         may_copy=wish.copy_storage,
     )
-
-
-def _forget(domain: libvirt.virDomain) -> None:
-    """Take away the definition of a machine that does not run. Its disks and NVRAM stay: they may be the other's."""
-    flags = (
-        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-        | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
-    )
-    try:
-        domain.undefineFlags(flags)
-    except libvirtError as error:
-        if code_of(error) != "not_found":
-            raise translate(error, f"undefine machine {domain.name()}") from error

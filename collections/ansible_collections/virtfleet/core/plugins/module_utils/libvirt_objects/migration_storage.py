@@ -20,6 +20,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.volume_copy import pour
 from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
@@ -30,7 +31,6 @@ try:
 except ImportError:
     libvirtError = OSError
 
-PART_BYTES = 2**20
 _PROBE_PREFIX = "virtfleet-probe-"
 
 
@@ -363,33 +363,8 @@ def _carry(source: libvirt.virConnect, pool: libvirt.virStoragePool, disk: DiskM
     described = volumes.describe(original)
     length = described["physical_bytes"] or described["capacity_bytes"]
     copy = volumes.make_for_upload(pool, disk.volume)
-    reading = writing = None
-    try:
-        reading, writing = source.newStream(0), pool.connect().newStream(0)
-        original.download(reading, 0, length, 0)
-        copy.upload(writing, 0, length, 0)
-        while part := reading.recv(PART_BYTES):
-            if deadline.passed:
-                text = f"it took longer than {deadline.seconds:g} s"
-                raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout")
-            _send(writing, part)
-        reading.finish()
-        reading = None
-        writing.finish()
-        writing = None
-        pool.refresh(0)  # what was uploaded says itself what it is
-    except libvirtError as error:
-        raise translate(error, wanted) from error
-    finally:
-        for stream in (reading, writing):
-            if stream is not None:
-                with contextlib.suppress(libvirtError):
-                    stream.abort()
-
-
-def _send(stream: libvirt.virStream, part: bytes) -> None:
-    while part:
-        part = part[stream.send(part) :]
+    pour(original, copy, length, deadline, wanted)
+    pools.refresh(pool, deadline)  # what was uploaded says itself what it is
 
 
 def discard(connection: libvirt.virConnect, disks: Sequence[DiskMove]) -> bool:

@@ -219,7 +219,7 @@ def _renewed(document: str, new: New, paths: dict[str, str], kept: dict[str, Any
     _replace_disks(root, paths)
     cards = root.findall("devices/interface")
     macs = [clone_xml.mac_of(new.uuid, number) for number in range(len(cards))]
-    identity = clone_xml.Identity(new.name, new.uuid, kept, paths, macs=macs)
+    identity = clone_xml.Identity(new.name, new.uuid, kept, sources={}, macs=macs)  # its disks lie there already
     return ET.tostring(clone_xml.clone(root, identity), encoding="unicode")
 
 

@@ -31,7 +31,6 @@ except ImportError:
 
 INTERNAL, EXTERNAL = "internal", "external"
 MODES = ("auto", INTERNAL, EXTERNAL)
-LONGEST_DESCRIPTION = 1000
 
 
 @dataclass(frozen=True)

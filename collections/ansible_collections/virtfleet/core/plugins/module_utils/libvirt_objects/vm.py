@@ -326,13 +326,16 @@ def _obeys(
     return True
 
 
-def undefine(domain: libvirt.virDomain) -> None:
-    """Forget a stopped machine with its saved state, NVRAM and what libvirt knows of snapshots; volumes stay."""
+def undefine(domain: libvirt.virDomain, *, keep_nvram: bool = False) -> None:
+    """Forget a stopped machine with its saved state, NVRAM and what libvirt knows of snapshots; volumes stay.
+
+    `keep_nvram` is for a machine that goes on elsewhere: its NVRAM may lie on storage that both hosts have.
+    """
     flags = (
         libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
         | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
         | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        | (libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if keep_nvram else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
     )
     try:
         try:

@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
@@ -171,6 +171,19 @@ def grow(volume: libvirt.virStorageVol, size_bytes: int) -> None:
         raise explained(error, f"resize volume {volume.name()} to {about(size_bytes)}", volume) from error
 
 
+@contextlib.contextmanager
+def stream_of(volume: libvirt.virStorageVol) -> Iterator[libvirt.virStream]:
+    """Open one of libvirt's streams for a volume: finished at the end of the block, aborted when that fails."""
+    stream = volume.connect().newStream(0)
+    try:
+        yield stream
+        stream.finish()
+    except BaseException:
+        with contextlib.suppress(libvirtError):
+            stream.abort()
+        raise
+
+
 def upload(volume: libvirt.virStorageVol, source: BinaryIO, size_bytes: int, deadline: Deadline, wanted: str) -> None:
     """Fill a volume with the `size_bytes` bytes of an open file, holes left out, through libvirt's stream.
 
@@ -201,22 +214,15 @@ def upload(volume: libvirt.virStorageVol, source: BinaryIO, size_bytes: int, dea
         os.lseek(fd, count, os.SEEK_CUR)
         return 0
 
-    stream = None
     try:
-        stream = volume.connect().newStream(0)
-        volume.upload(stream, 0, size_bytes, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
-        stream.sparseSendAll(read, section, skip, None)
-        stream.finish()
-        stream = None
+        with stream_of(volume) as stream:
+            volume.upload(stream, 0, size_bytes, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
+            stream.sparseSendAll(read, section, skip, None)
     except TimeoutError as error:
         text = f"the upload took longer than {deadline.seconds:g} s"
         raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout") from error
     except libvirtError as error:
         raise explained(error, wanted, volume) from error
-    finally:
-        if stream is not None:
-            with contextlib.suppress(libvirtError):
-                stream.abort()
     as_it_is = os.fstat(fd)
     if (as_it_is.st_size, as_it_is.st_mtime_ns) != (as_it_was.st_size, as_it_was.st_mtime_ns):
         raise VirtfleetError(
@@ -226,13 +232,12 @@ def upload(volume: libvirt.virStorageVol, source: BinaryIO, size_bytes: int, dea
 
 def read_text(volume: libvirt.virStorageVol, at_most_bytes: int) -> str:
     """Return the content of a small volume."""
+    data = b""
     try:
-        stream = volume.connect().newStream(0)
-        volume.download(stream, 0, at_most_bytes, 0)
-        data = b""
-        while part := stream.recv(at_most_bytes):
-            data += part
-        stream.finish()
+        with stream_of(volume) as stream:
+            volume.download(stream, 0, at_most_bytes, 0)
+            while part := stream.recv(at_most_bytes):
+                data += part
     except libvirtError as error:
         raise translate(error, f"read volume {volume.name()}") from error
     return data.rstrip(b"\0").decode("utf-8", "replace")
@@ -247,10 +252,9 @@ def write_bytes(pool: libvirt.virStoragePool, name: str, data: bytes) -> libvirt
     """Make a small raw volume with `data` as its content. Raises VirtfleetError `already_exists` and others."""
     volume = _create(pool, name, volume_xml(name, len(data), "raw", sparse=False))
     try:
-        stream = volume.connect().newStream(0)
-        volume.upload(stream, 0, len(data), 0)
-        stream.sendAll(lambda _stream, count, rest: rest.read(count), io.BytesIO(data))
-        stream.finish()
+        with stream_of(volume) as stream:
+            volume.upload(stream, 0, len(data), 0)
+            stream.sendAll(lambda _stream, count, rest: rest.read(count), io.BytesIO(data))
     except libvirtError as error:
         with contextlib.suppress(libvirtError):
             volume.delete(0)

@@ -49,7 +49,7 @@ def copy_file(
     volumes.make_for_upload(pool, name)
     try:
         made = volumes.find(pool, name)
-        _pump(original, made, size, deadline, wanted)
+        pour(original, made, size, deadline, wanted)
         pools.refresh(pool, deadline)  # libvirt reads the format, and what lies below
         copied = volumes.find(pool, name)
         if copied is None:
@@ -61,36 +61,28 @@ def copy_file(
         raise
 
 
-def _pump(
+def pour(
     original: libvirt.virStorageVol, made: libvirt.virStorageVol, size_bytes: int, deadline: Deadline, wanted: str
 ) -> None:
-    connection = original.connect()
-    streams = []
+    """Fill a volume, of this host or another, with the first `size_bytes` bytes of one that nobody writes to.
+
+    Raises VirtfleetError: `timeout`, `pool_full` and libvirt's.
+    """
     try:
-        incoming = connection.newStream(0)
-        original.download(incoming, 0, size_bytes, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
-        streams.append(incoming)
-        outgoing = connection.newStream(0)
-        made.upload(outgoing, 0, size_bytes, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
-        streams.append(outgoing)
-        while True:
-            if deadline.passed:
-                text = f"the copy took longer than {deadline.seconds:g} s"
-                raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout")
-            data = incoming.recvFlags(_CHUNK_BYTES, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
-            if data == _HOLE:
-                outgoing.sendHole(incoming.recvHole(0), 0)
-            elif not data:
-                break
-            else:
-                while data:
-                    data = data[outgoing.send(data) :]
-        while streams:
-            streams[-1].finish()
-            streams.pop()
+        with volumes.stream_of(original) as incoming, volumes.stream_of(made) as outgoing:
+            original.download(incoming, 0, size_bytes, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+            made.upload(outgoing, 0, size_bytes, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
+            while True:
+                if deadline.passed:
+                    text = f"the copy took longer than {deadline.seconds:g} s"
+                    raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout")
+                data = incoming.recvFlags(_CHUNK_BYTES, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
+                if data == _HOLE:
+                    outgoing.sendHole(incoming.recvHole(0), 0)
+                elif not data:
+                    break
+                else:
+                    while data:
+                        data = data[outgoing.send(data) :]
     except libvirtError as error:
         raise volumes.explained(error, wanted, made) from error
-    finally:
-        for stream in streams:
-            with contextlib.suppress(libvirtError):
-                stream.abort()

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 GIB = 2**30
 
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Ledger:

@@ -55,7 +55,7 @@ def test_numpy_and_plain_lists_decide_the_same(policy: str, seed: int, monkeypat
     assert place(state, requests, policy) == fast
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2, deadline=None)
 @given(seed=st.integers(0, 2**32), policy=st.sampled_from(sorted(NAMED)), explain=st.booleans())
 def test_numpy_and_plain_lists_decide_the_same_for_every_fleet_and_policy(
     seed: int, policy: str, explain: bool
