@@ -8,9 +8,11 @@ import tomllib
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
+Bytes = NewType("Bytes", int)
+"""A size, which is configured as text with a unit, such as 10GiB."""
 
 
 class SettingsError(ValueError):
@@ -47,6 +49,8 @@ class Settings:
     vcpu_ratio: float = 8.0
     memory_ratio: float = 1.0
     disk_ratio: float = 1.0
+    disk_growth_limit: Bytes = Bytes(0)
+    """By how much a disk may grow at once; 0 for no limit."""
     workers: int = 4
     api_threads: int = 16
     jobs_per_host: int = 3
@@ -84,6 +88,17 @@ class Settings:
         return self.home / "images"
 
 
+def _bytes(text: str) -> int:
+    # The command line reads settings too, and is quicker without the collection.
+    from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError  # noqa: PLC0415
+    from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_size  # noqa: PLC0415
+
+    try:
+        return parse_size(text)
+    except VirtfleetError as error:
+        raise ValueError(error.obstacle) from error
+
+
 def _convert(name: str, kind: Any, value: Any) -> Any:
     try:
         if kind is bool:
@@ -93,6 +108,8 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
             if word not in {"1", "0", "true", "false", "yes", "no", "on", "off"}:
                 raise ValueError("not one of true, false")
             return word in {"1", "true", "yes", "on"}
+        if kind is Bytes:
+            return _bytes(str(value))
         if kind in (int, float):
             number = kind(value)
             if number < 0:
@@ -100,7 +117,8 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
             return number
         return Path(str(value)).expanduser() if kind is Path else str(value)
     except ValueError as error:
-        problem = f"The setting {name} = {value!r} cannot be used: {error}. Give a {kind.__name__}."
+        wanted = "size with a unit, such as 10GiB" if kind is Bytes else kind.__name__
+        problem = f"The setting {name} = {value!r} cannot be used: {error}. Give a {wanted}."
         raise SettingsError(problem) from error
 
 

@@ -1,5 +1,6 @@
 """What the API decides about backups, without any host: what a job gets, what its end writes, what is refused."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -43,12 +44,19 @@ def listed(client: FlaskClient, query: str = "") -> list[dict[str, Any]]:
     return found
 
 
-def made(client: FlaskClient, name: str, second: int = 0, parent: str | None = None, **more: Any) -> str:
+def made(
+    client: FlaskClient,
+    name: str,
+    second: int = 0,
+    parent: str | None = None,
+    disks: Sequence[str] = ("vda",),
+    **more: Any,
+) -> str:
     """Make a backup of web1 as if a host had done it; return its id."""
     status, answer = post(client, "/vms/web1/backups", {"name": name, **more})
     assert status == 202, answer
     uuid = client.get("/api/v1/vms/web1").get_json()["uuid"]
-    disk = {"target": "vda", "volume": "x", "capacity_bytes": 2**30, "size_bytes": 5, "sha256": "0" * 64}
+    disk = {"volume": "x", "size_bytes": 5, "sha256": "0" * 64}
     backup = {
         "name": name,
         "uuid": uuid,
@@ -57,7 +65,10 @@ def made(client: FlaskClient, name: str, second: int = 0, parent: str | None = N
         "quiesced": False,
         "size_bytes": 5,
         "created_at": f"2026-01-31T12:00:{second:02}.000Z",
-        "disks": [disk],
+        "disks": [
+            {**disk, "target": target, "capacity_bytes": 2 ** (24 if number else 30)}
+            for number, target in enumerate(disks)
+        ],
     }
     ended(answer["job"]["id"], {"backup": backup, "reason": None, "deleted": []})
     return next(str(each["id"]) for each in listed(client) if each["name"] == name)
@@ -136,7 +147,7 @@ def test_in_place_it_goes_to_the_machine_where_the_backup_is(client: FlaskClient
 
 
 def test_backups_outlive_their_machine_and_become_a_new_one_with_room_reserved(client: FlaskClient) -> None:
-    vm_id, backup = running(), made(client, "b1")
+    vm_id, backup = running(), made(client, "b1", disks=("vda", "sda"))
     with database.write() as session:
         session.delete(session.get_one(Vm, vm_id))
     assert [each["name"] for each in listed(client, "?vm=web1")] == ["b1"]
@@ -147,8 +158,21 @@ def test_backups_outlive_their_machine_and_become_a_new_one_with_room_reserved(c
     assert (row["state"], row["host"]) == ("building", "host1")
     given = variables(answer["job"]["id"])["virtfleet_restore"]
     assert (given["new_name"], given["new_uuid"], given["start"]) == ("web9", row["uuid"], True)
-    ended(answer["job"]["id"], {"vm": {"state": "running"}})
+    assert row["address"] == given["networks"][0]["address"].partition("/")[0]
+    assert row["mac"] == given["networks"][0]["mac"]
+    assert given["cloud_init"] == {"hostname": "web9", "ssh_keys": []}
+    disks = [
+        {"target": "vda", "bus": "virtio", "serial": "root", "source": "/pool/web9-root"},
+        {"target": "vdb", "bus": "virtio", "serial": "seed", "source": "/pool/web9-seed.iso"},
+        {"target": "sda", "bus": "scsi", "serial": "data", "source": "/pool/web9-disk1"},
+    ]
+    ended(answer["job"]["id"], {"vm": {"state": "running", "disks": disks}})
     assert client.get("/api/v1/vms/web9").get_json()["state"] == "running"
+    root, data = client.get("/api/v1/vms/web9/disks").get_json()["items"]
+    assert (root["size"], root["volume"]) == ("1GiB", f"web9-{row['uuid'][:8]}-root")
+    assert (data["serial"], data["volume"], data["size"], data["bus"]) == ("data", "web9-disk1", "16MiB", "scsi")
+    assert post(client, f"/backups/{backup}/restore", {"name": "web7", "address": row["address"]})[0] == 409
+    assert post(client, f"/backups/{backup}/restore", {"address": row["address"]})[0] == 422
     assert post(client, f"/backups/{backup}/restore", {"name": "web9"})[0] == 409
     _status, answer = post(client, f"/backups/{backup}/restore", {"name": "web8"})
     ended(answer["job"]["id"], {"failed": True, "msg": "no", "error": {"code": "refused"}})

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import update
 from virtfleet import database
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import Outcome
-from virtfleet.models import Job, Snapshot, Vm
+from virtfleet.models import Job, Snapshot, Token, Vm
 
 from tests.api.test_migrations import client, post, running
 
@@ -100,6 +101,31 @@ def test_reverting_and_deleting_need_one_that_is_known(client: FlaskClient) -> N
     given = variables(deletion.get_json()["job"]["id"])
     assert (given["virtfleet_state"], given["virtfleet_snapshot"]) == ("absent", {"name": "s1", "children": "delete"})
     assert client.delete("/api/v1/vms/web1/snapshots/s1?children=maybe").status_code == 422
+
+
+def test_an_export_says_where_it_will_lie_and_an_internal_one_needs_a_stopped_machine(client: FlaskClient) -> None:
+    vm_id = running()
+    made(client, "s1")
+    status, answer = post(client, "/vms/web1/snapshots/s1/export")
+    assert (status, answer["code"], "inside the disks" in answer["detail"]) == (409, "conflict", True)
+    with database.write() as session:
+        session.get_one(Vm, vm_id).state = "stopped"
+        uuid = session.get_one(Vm, vm_id).uuid
+    status, answer = post(client, "/vms/web1/snapshots/s1/export")
+    assert (status, answer["job"]["kind"]) == (202, "vm.export")
+    where = {"pool": "default", "name": f"web1-{uuid[:8]}-export-s1"}
+    assert answer["export"] == where
+    given = variables(answer["job"]["id"])
+    assert (given["virtfleet_export_pool"], given["virtfleet_export_name"]) == (where["pool"], where["name"])
+    ended(answer["job"]["id"], vm_id, ["s1"], vm={"state": "stopped"})
+    assert post(client, "/vms/web1/snapshots/s1/export", {"name": "mine"})[1]["export"]["name"] == "mine"
+    with database.write() as session:
+        session.execute(update(Token).values(scopes=["vms:write"]))
+    other = post(client, "/vms/web1/snapshots/s1/export", {"name": "mine"})[1]["export"]["name"]
+    assert other == f"web1-{uuid[:8]}-export-mine"
+    assert post(client, "/vms/web1/snapshots/nope/export")[0] == 404
+    for body in ({"name": "../x"}, {"pool": "a/b"}, {"name": ""}, {"nonsense": 1}):
+        assert post(client, "/vms/web1/snapshots/s1/export", body)[0] == 422
 
 
 def test_a_failed_job_leaves_the_list_as_it_was_and_says_why(client: FlaskClient) -> None:

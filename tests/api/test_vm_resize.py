@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from virtfleet import database
+from virtfleet import database, settings
 from virtfleet.errors import Problem
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import Outcome
@@ -118,6 +118,22 @@ def test_a_disk_never_shrinks() -> None:
     with pytest.raises(Problem) as refused:
         resize(disk_bytes=GIB // 2)
     assert (refused.value.status, "never shrinks" in refused.value.detail) == (422, True)
+
+
+def test_a_disk_grows_at_once_by_no_more_than_the_fleet_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    create()
+    monkeypatch.setenv("VIRTFLEET_DISK_GROWTH_LIMIT", "10GiB")
+    settings.load.cache_clear()
+    for more in ({"disk_bytes": 12 * GIB}, {"grow_disk_by_bytes": 11 * GIB}):
+        with pytest.raises(Problem) as refused:
+            resize(**more)
+        assert (refused.value.status, "10GiB is the most" in refused.value.detail) == (422, True)
+    resize(grow_disk_by_bytes=10 * GIB)
+    assert row()["disk_bytes"] == 11 * GIB
+    monkeypatch.setenv("VIRTFLEET_DISK_GROWTH_LIMIT", "10")
+    settings.load.cache_clear()
+    with pytest.raises(settings.SettingsError, match="with a unit"):
+        settings.load()
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])

@@ -20,7 +20,10 @@ from virtfleet.lab import Lab
 
 ENDED = ("succeeded", "failed", "cancelled")
 DELETE_SECONDS = 240.0
-QUICK = {"VIRTFLEET_S1_ENABLED": "1", "VIRTFLEET_LEASE_SECONDS": "5", "VIRTFLEET_HOST_TIMEOUT": "5"}
+QUICK = {
+    **{"VIRTFLEET_S1_ENABLED": "1", "VIRTFLEET_LEASE_SECONDS": "5", "VIRTFLEET_HOST_TIMEOUT": "5"},
+    "VIRTFLEET_DISK_GROWTH_LIMIT": "10GiB",
+}
 """A dead worker and a silent host are noticed soon, so that tests need not wait for it."""
 TEST_RUN = "VIRTFLEET_TEST_RUN"
 """In the environment of a test's fleet: the process id of the test run."""

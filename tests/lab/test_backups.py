@@ -18,7 +18,8 @@ from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadl
 from virtfleet.lab import Lab
 
 from tests.lab.fleet import Fleet, wait_until
-from tests.lab.test_storage_modules import call
+from tests.lab.test_storage_modules import call, remove_volumes
+from tests.lab.test_vm_module import answered
 from tests.lab.test_vm_snapshot_module import Guest
 
 pytestmark = pytest.mark.lab
@@ -243,7 +244,9 @@ def test_a_damaged_file_is_noticed_and_what_is_gone_can_be_made_again(machine: B
 
 def test_over_the_command_a_machine_is_backed_up_made_again_and_its_backups_outlive_it(fleet: Fleet) -> None:
     uri = fleet.lab.host("host1").uri
-    fleet.create("web1", host="host1", wait_for="none")
+    old = fleet.create("web1", host="host1", wait_for="none")
+    disk = fleet.ended(fleet.post("/vms/web1/disks", {"serial": "data", "size": "16MiB", "bus": "scsi"})["job"])
+    assert disk["state"] == "succeeded", disk["error"]
     environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
 
     def cli(*words: str, code: int = 0) -> str:
@@ -264,9 +267,13 @@ def test_over_the_command_a_machine_is_backed_up_made_again_and_its_backups_outl
         assert "restored" in cli("restore", "web1", "b1", "--stop", "--no-start")
         assert fleet.get("/vms/web1")["state"] == "stopped"
         cli("delete", "web1")
-        assert "restored from backup b2" in cli("restore", "web1", "b2", "--as", "web2")
+        assert "restored from backup b2" in cli("restore", "web1", "b2", "--as", "web2", "--start")
         again = fleet.get("/vms/web2")
-        assert (again["state"], again["host"]) == ("stopped", "host1")
+        assert (again["state"], again["host"], again["disk"]) == ("running", "host1", "1GiB")
+        assert again["mac"] not in (None, old["mac"])
+        root, data = fleet.get("/vms/web2/disks")["items"]
+        assert (root["size"], data["serial"], data["size"], data["bus"]) == ("1GiB", "data", "16MiB", "scsi")
+        assert answered(again["address"]) == "web2"
         job = next(each for each in fleet.get("/jobs")["items"] if each["kind"] == "vm.restore")
         assert fleet.get(f"/jobs/{job['id']}/replay")["playbook"] == "vm/restore.yml"
         cli("delete", "web2")
@@ -275,3 +282,4 @@ def test_over_the_command_a_machine_is_backed_up_made_again_and_its_backups_outl
         assert json.loads(cli("backups", "-o", "json")) == []
     finally:
         call("pool", uri, name="backups", state="absent", delete_content=True, timeout=60.0)
+        remove_volumes(uri, "default", f"web1-{old['uuid'][:8]}-data")  # what was attached outlives its machine

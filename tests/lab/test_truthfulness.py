@@ -76,6 +76,7 @@ DISK: Options = {"name": NAME, "serial": "data", "volume": f"{PREFIX}-data"}
 NIC: Options = {"name": NAME, "mac": OTHER_MAC, "bridge": "vmbr0"}
 FILTERED = ("vm_nic", {"name": NAME, "mac": MAC, "filter": "clean-traffic"})
 SNAPSHOT: Options = {"vm": NAME, "name": f"{PREFIX}-s"}
+OUTSIDE: Options = {**SNAPSHOT, "mode": "external"}
 IMAGE: Options = {"name": f"{PREFIX}-image", "pool": "default"}
 
 VM_CASES = [
@@ -89,6 +90,7 @@ VM_CASES = [
     Case("vm", {**AT_ONCE, "state": "stopped"}, (RUNNING,)),
     Case("vm", {**AT_ONCE, "state": "stopped"}, (STOPPED,), changes=False),
     Case("vm", {**AT_ONCE, "state": "restarted"}, (RUNNING,), repeats="a restart is done each time"),
+    Case("vm", {"name": NAME, "state": "saved"}, (RUNNING,)),
     Case("vm", {"name": NAME, "state": "absent"}, changes=False),
     Case("vm", {"name": NAME, "state": "absent"}, (STOPPED,)),
     Case("vm", {**AT_ONCE, "state": "absent", "delete_made_volumes": True}, (RUNNING,), label="absent-with-volumes"),
@@ -118,6 +120,8 @@ VM_CASES = [
         (STOPPED, ("vm_snapshot", SNAPSHOT)),
         repeats="each time the machine goes back anew, whatever it did meanwhile",
     ),
+    Case("vm_snapshot", {**SNAPSHOT, "state": "exported"}, (STOPPED, ("vm_snapshot", SNAPSHOT))),
+    Case("vm_snapshot", {**SNAPSHOT, "state": "exported"}, (PAUSED, ("vm_snapshot", OUTSIDE)), label="exported-live"),
     Case("vm_migrate", {"name": NAME, "target_uri": TARGET}, (STOPPED,), label="offline"),
 ]
 
@@ -370,7 +374,8 @@ def picture(uri: str) -> list[str]:
     with opened_host(uri, Deadline(30)) as connection:
         for domain in connection.listAllDomains():
             found += [domain.XMLDesc(0), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), str(domain.state())]
-            found += [str(domain.autostart()), *(each.getXMLDesc() for each in domain.listAllSnapshots())]
+            found += [str((domain.autostart(), domain.hasManagedSaveImage()))]
+            found += [each.getXMLDesc() for each in domain.listAllSnapshots()]
             if uri != TEST_URI:
                 found += [each.getName() for each in domain.listAllCheckpoints()]
         for pool in connection.listAllStoragePools():
@@ -398,7 +403,9 @@ def remove_all(uri: str) -> None:
                 with suppress(libvirt.libvirtError):
                     domain.destroy()
                 domain.undefineFlags(
-                    libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                    libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                    | libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                 )
         for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
             pool.refresh()

@@ -154,6 +154,8 @@ def test_a_machine_with_its_own_disk_moves_while_it_answers_and_back(hosts: Host
     assert done.values["migration"]["bytes"] > 2**20
     assert 0 < done.values["migration"]["downtime"] < done.values["migration"]["duration"]
     assert done.values["vm"]["metadata"]["owner"] == "somebody"
+    with opened_host(hosts.uri["host2"], Deadline(60)) as connection:
+        assert connection.lookupByName(NAME).isPersistent(), "it would be gone once it stops"
     assert (hosts.volumes("host1"), hosts.volumes("host2")) == (set(), {ROOT_VOLUME, SEED_VOLUME})
     assert ask(hosts.address) == NAME
     for check in (True, False):

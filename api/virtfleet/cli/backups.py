@@ -52,6 +52,7 @@ def restore(
     vm: Past,
     name: Name,
     new: Annotated[str | None, typer.Option("--as", help="The name of a machine to make; else in place.")] = None,
+    address: Annotated[str | None, typer.Option(help="With --as: its address; a free one if left out.")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="In place: stop the machine if it runs.")] = False,
     start: Annotated[bool | None, typer.Option(help="Whether it runs afterwards.")] = None,
     wait: Wait = True,
@@ -60,7 +61,8 @@ def restore(
     with reported():
         api = connect()
         found = _one(api, vm, name)
-        answer = api.post(f"/backups/{ref(found['id'])}/restore", {"name": new, "stop": stop, "start": start})
+        body = {"name": new, "address": address, "stop": stop, "start": start}
+        answer = api.post(f"/backups/{ref(found['id'])}/restore", body)
         if finish(api, answer, wait=wait) is not None:
             say(f"{answer['vm']}: restored from backup {found['name']} of {found['vm']}")
 

@@ -130,6 +130,10 @@ class Api:
         """Change something."""
         return self._ask("PATCH", path, json={key: value for key, value in body.items() if value is not None})
 
+    def put(self, path: str, body: dict[str, Any]) -> Any:
+        """Have something be as it is said, all of it."""
+        return self._ask("PUT", path, json={key: value for key, value in body.items() if value is not None})
+
     def delete(self, path: str) -> Any:
         """Remove something."""
         return self._ask("DELETE", path)

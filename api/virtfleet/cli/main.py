@@ -4,19 +4,24 @@ import typer
 
 from virtfleet.cli import (
     backups,
+    checkpoints,
     clones,
     context_commands,
     fleet,
     guests,
+    host_networks,
+    host_secrets,
     hosts,
     images,
     jobs,
     lab,
     migrations,
+    nwfilters,
     plans,
     simulate,
     snapshots,
     vm_changes,
+    vm_settings,
     vms,
 )
 
@@ -24,15 +29,21 @@ app = typer.Typer(no_args_is_help=True, help="One private cloud out of libvirt h
 vms.app.command("resize")(vm_changes.resize)
 vms.app.add_typer(vm_changes.disk, name="disk")
 vms.app.add_typer(vm_changes.nic, name="nic")
+vms.app.command("set")(vm_settings.set_settings)
+vms.app.command("rename")(vm_settings.rename)
 vms.app.command("clone")(clones.clone)
 vms.app.command("migrate")(migrations.migrate)
 vms.app.command("preflight")(migrations.preflight)
 vms.app.add_typer(snapshots.app, name="snapshot")
+vms.app.add_typer(checkpoints.app, name="checkpoint")
 vms.app.command("backup")(backups.backup)
 vms.app.command("backups")(backups.list_backups)
 vms.app.command("restore")(backups.restore)
 vms.app.command("delete-backup")(backups.delete_backup)
 hosts.app.command("evacuate")(migrations.evacuate)
+hosts.app.add_typer(host_networks.app, name="network")
+hosts.app.add_typer(nwfilters.app, name="nwfilter")
+hosts.app.add_typer(host_secrets.app, name="secret")
 app.add_typer(vms.app, name="vm")
 vms.app.add_typer(guests.app)
 app.add_typer(hosts.app, name="host")

@@ -78,6 +78,25 @@ def revert(vm: Vm, name: Name, wait: Wait = True) -> None:
 
 
 @app.command()
+def export(
+    vm: Vm,
+    name: Name,
+    pool: Annotated[str | None, typer.Option(help="A pool of its host; that of its disk if left out.")] = None,
+    called: Annotated[str | None, typer.Option("--as", help="How the volumes' names begin.")] = None,
+    wait: Wait = True,
+) -> None:
+    """Bring out what the disks held at a snapshot, as volumes of their own."""
+    with reported():
+        api = connect()
+        answer = api.post(f"/vms/{ref(vm)}/snapshots/{ref(name)}/export", {"pool": pool, "name": called})
+        job = finish(api, answer, wait=wait)
+        if job is not None:
+            made = [each for result in job["result"].values() for item in result["vms"] for each in item["exported"]]
+            for each in made:
+                say(f"{vm}: what {each['target']} held at {name} lies in {each['pool']}/{each['volume']}")
+
+
+@app.command()
 def delete(
     vm: Vm,
     name: Name,

@@ -20,6 +20,8 @@ GrowBy = Annotated[str | None, typer.Option(help="How much to grow by, with its 
 Iops = Annotated[int | None, typer.Option(help="How many times a second it may read and write; 0 for no limit.")]
 Rate = Annotated[str | None, typer.Option(help="How much it may read and write in a second, such as 10MiB.")]
 
+Filter = Annotated[str | None, typer.Option("--filter", help="The network filter that guards it; none for none.")]
+
 
 class Bus(StrEnum):
     """What a disk is plugged into."""
@@ -145,7 +147,7 @@ def list_nics(name: Name, output: Format = Output.table) -> None:
     """List the network cards of a machine."""
     with reported():
         found = connect().items(f"/vms/{ref(name)}/nics")
-        show_list(found, plain("mac", "network", "address", "link"), output, "nics")
+        show_list(found, plain("mac", "network", "address", "link", "filter"), output, "nics")
 
 
 @nic.command("attach")
@@ -153,12 +155,13 @@ def attach_nic(
     name: Name,
     network: Annotated[str | None, typer.Option(help="The network to join; the zone's first if left out.")] = None,
     address: Annotated[str | None, typer.Option(help="Its address; a free one if left out.")] = None,
+    nwfilter: Filter = None,
     wait: Wait = True,
 ) -> None:
     """Attach a network card."""
     with reported():
         api = connect()
-        body = {"network": network, "address": address}
+        body = {"network": network, "address": address, "filter": nwfilter}
         answer = api.post(f"/vms/{ref(name)}/nics", {key: value for key, value in body.items() if value is not None})
         if finish(api, answer, wait=wait) is not None:
             say(f"{name}: card {answer['nic']['mac']} attached")
@@ -166,12 +169,17 @@ def attach_nic(
 
 @nic.command("change")
 def change_nic(
-    name: Name, mac: Mac, link: Annotated[Link, typer.Option(help="Plug its cable in or out.")], wait: Wait = True
+    name: Name,
+    mac: Mac,
+    link: Annotated[Link | None, typer.Option(help="Plug its cable in or out.")] = None,
+    nwfilter: Filter = None,
+    wait: Wait = True,
 ) -> None:
-    """Cut the link of a network card, or mend it."""
+    """Cut the link of a network card or mend it, or give it another filter."""
     with reported():
         api = connect()
-        if finish(api, api.patch(f"/vms/{ref(name)}/nics/{ref(mac)}", {"link": link.value}), wait=wait) is not None:
+        body = {"link": link.value if link else None, "filter": nwfilter}
+        if finish(api, api.patch(f"/vms/{ref(name)}/nics/{ref(mac)}", body), wait=wait) is not None:
             say(f"{name}: card {mac} changed")
 
 

@@ -93,6 +93,7 @@ def create(
     pool: Pool = None,
     network: Network = None,
     address: Annotated[str | None, typer.Option(help="Its address; a free one if left out.")] = None,
+    nwfilter: Annotated[str | None, typer.Option("--filter", help="The network filter that guards its card.")] = None,
     policy: Policy = None,
     ssh_key: Annotated[list[Path] | None, typer.Option(help="A public key file; may be given again.")] = None,
     user_data: Annotated[Path | None, typer.Option(help="A file with cloud-init user data.")] = None,
@@ -112,6 +113,7 @@ def create(
             "all_or_nothing": all_or_nothing,
             "network": network,
             "address": address,
+            "filter": nwfilter,
             "ssh_keys": [_key(path) for path in ssh_key or []],
             "user_data": read_text(user_data, "the user data") if user_data else None,
             "wait_for": wait_for.value if wait_for else None,
@@ -194,6 +196,12 @@ def reboot(names: Names, force: Force = False, grace: Grace = None, wait: Wait =
 
 
 @app.command()
+def reset(names: Names, wait: Wait = True) -> None:
+    """Press the reset button of machines, which lose what they had not written."""
+    _act(names, "reset", wait=wait)
+
+
+@app.command()
 def pause(names: Names, wait: Wait = True) -> None:
     """Halt machines where they are."""
     _act(names, "pause", wait=wait)
@@ -203,6 +211,12 @@ def pause(names: Names, wait: Wait = True) -> None:
 def resume(names: Names, wait: Wait = True) -> None:
     """Let paused machines go on."""
     _act(names, "resume", wait=wait)
+
+
+@app.command()
+def save(names: Names, wait: Wait = True) -> None:
+    """Save the memory of machines and stop them; the next start lets them go on where they were."""
+    _act(names, "save", wait=wait)
 
 
 @app.command()

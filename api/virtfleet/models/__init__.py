@@ -2,6 +2,7 @@
 
 from virtfleet.models.backups import Backup
 from virtfleet.models.base import Base
+from virtfleet.models.checkpoints import Checkpoint
 from virtfleet.models.hosts import Address, Host, Network, Zone
 from virtfleet.models.images import Flavor, Image, ImageCopy
 from virtfleet.models.jobs import UNFINISHED, Job, JobDependency, JobEvent, JobLock
@@ -18,6 +19,7 @@ __all__ = [
     "Backup",
     "Base",
     "Change",
+    "Checkpoint",
     "Cursor",
     "Flavor",
     "Host",

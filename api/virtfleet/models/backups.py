@@ -36,6 +36,7 @@ class Backup(Owned, Base):
     disks: Mapped[list[Any]]
     """[{target, volume, capacity_bytes, size_bytes, sha256}]."""
     shape: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """What a machine made of it takes: {vcpus, memory_bytes, disk_bytes, pool, flavor, image}."""
+    """What a machine made of it is like: {vcpus, memory_bytes, max_vcpus, max_memory_bytes, pool, flavor, image,
+    networks: [ids], ssh_keys}; the last two are missing in old ones."""
     made_at: Mapped[datetime]
     host: Mapped[Host] = relationship(lazy="joined")

@@ -78,4 +78,6 @@ class Address(Stamped, Base):
     mac: Mapped[str] = mapped_column(unique=True)
     vm_id: Mapped[str] = mapped_column(ForeignKey("vms.id"), index=True)
     position: Mapped[int] = mapped_column(default=0)
+    filter: Mapped[str | None]
+    """The network filter of its card; None: it has none."""
     network: Mapped[Network] = relationship(lazy="joined")

@@ -155,7 +155,12 @@ def visible(info: Mapping[str, Any]) -> dict[str, Any]:
     if not info:
         return {}
     return {
-        **{key: info.get(key) for key in ("uuid", "kvm", "libvirt_version", "hypervisor_version", "networks")},
+        **{
+            key: info.get(key)
+            for key in ("uuid", "kvm", "libvirt_version", "hypervisor_version", "nwfilters", "secrets")
+        },
+        # A lease is prolonged again and again.
+        "networks": [{key: each[key] for key in each if key != "leases"} for each in info.get("networks") or []],
         "vcpus": info["vcpus"]["total"],
         # Where the kernel brings memory up lazily, the total creeps; nobody wants to hear of every page.
         "memory_gib": round(info["memory"]["total_bytes"] / 2**30),

@@ -12,7 +12,7 @@ from virtfleet.models import UNFINISHED, Host, Job, Vm
 from virtfleet.observer import reconcile
 from virtfleet.observer.reconcile import Sightings, VmChange, VmRow
 from virtfleet.observer.views import View
-from virtfleet.services import ledger
+from virtfleet.services import host_objects, ledger
 
 FRESH = timedelta(seconds=2)
 """A row that says nothing new and was observed so recently is not written again."""
@@ -72,7 +72,8 @@ def record(session: Session, now: datetime, statuses: Mapping[str, Status], view
         if (view := marked.get(host.id)) is not None:
             rows = [vm.row for vm in vms if vm.zone_id == host.zone_id]
             taken = reconcile.taken_by_ours(host.id, view, rows, known)
-            figures = {"info": dict(view.info), "unmanaged": reconcile.unmanaged(view, ours, taken)}
+            info = {**view.info, **host_objects.newer(host.info, view.report.at.timestamp())}
+            figures = {"info": info, "unmanaged": reconcile.unmanaged(view, ours, taken)}
         _write_host(session, now, host, statuses[host.id], figures)
 
 

@@ -14,7 +14,7 @@ from virtfleet.services.auth import Principal
 from virtfleet.services.ledger import Answer
 from virtfleet.services.lookup import find
 from virtfleet.services.paging import page
-from virtfleet.services.vms import backups
+from virtfleet.services.vms import backups, restoring
 from virtfleet.services.vms.backups import NewBackup
 
 blueprint = APIBlueprint("backups", __name__, tag="backups")
@@ -61,17 +61,22 @@ def make_backup(ref: str, json_data: BackupIn) -> Response:
 def restore_backup(identifier: str, json_data: RestoreIn) -> Response:
     """Restore a backup as a new machine, or in place
 
-    In place what the machine has written since is lost.
+    In place what the machine has written since is lost. A new machine has addresses of its own, in the networks that
+    the old one was in.
     """
 
     def work(session: Session, who: Principal) -> Answer:
         backup = backups.find(session, who, identifier)
         if json_data.name is None:
+            if json_data.address is not None:
+                raise Problem("invalid", "A machine that is restored in place keeps its address.", "Leave it away.")
             job = backups.restore_in_place(session, who, backup, stop=json_data.stop, start=json_data.start)
             return Answer(202, {**views.accepted(session, job), "vm": backup.vm_name}, location_of(job.id))
         if json_data.stop:
             raise Problem("invalid", "No machine needs to be stopped to make a new one.", "Leave stop away.")
-        job, vm = backups.restore_as_new(session, who, backup, json_data.name, start=bool(json_data.start))
+        job, vm = restoring.restore_as_new(
+            session, who, backup, json_data.name, start=bool(json_data.start), address=json_data.address
+        )
         return Answer(202, {**views.accepted(session, job), "vm": vm.name}, location_of(job.id))
 
     return once(json_data.model_dump(), work)

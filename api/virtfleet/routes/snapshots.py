@@ -8,7 +8,7 @@ from virtfleet import database
 from virtfleet.models import Vm
 from virtfleet.routes import views
 from virtfleet.routes.door import caller, items, location_of, once, require
-from virtfleet.schemas.snapshots import SnapshotDeletion, SnapshotIn, SnapshotOut
+from virtfleet.schemas.snapshots import SnapshotDeletion, SnapshotExport, SnapshotIn, SnapshotOut
 from virtfleet.services.auth import Principal
 from virtfleet.services.ledger import Answer
 from virtfleet.services.lookup import find
@@ -63,6 +63,25 @@ def revert_to_snapshot(ref: str, name: str) -> Response:
         return Answer(202, views.accepted(session, job), location_of(job.id))
 
     return once({}, work)
+
+
+@blueprint.post("/vms/<ref>/snapshots/<name>/export")
+@require("vms:write")
+@blueprint.input(SnapshotExport)
+@blueprint.doc(responses=[202])
+def export_snapshot(ref: str, name: str, json_data: SnapshotExport) -> Response:
+    """Bring out what a machine's disks held at a snapshot, as volumes of their own
+
+    One for each disk, `NAME-TARGET.qcow2`, which need neither the machine nor the snapshot. An internal snapshot can be
+    exported only while its machine is stopped.
+    """
+
+    def work(session: Session, who: Principal) -> Answer:
+        vm = find(session, Vm, "vm", ref, who)
+        job, where = snapshots.export(session, who, vm, name, pool=json_data.pool, volume=json_data.name)
+        return Answer(202, {**views.accepted(session, job), "export": where}, location_of(job.id))
+
+    return once(json_data.model_dump(), work)
 
 
 @blueprint.delete("/vms/<ref>/snapshots/<name>")

@@ -124,7 +124,8 @@ def attach_nic(ref: str, json_data: NicIn) -> Response:
 
     def work(session: Session, who: Principal) -> Answer:
         vm = _vm(session, who, ref)
-        job, row = nics.attach(session, who, vm, network=json_data.network, address=json_data.address)
+        wish = {"network": json_data.network, "address": json_data.address, "nwfilter": json_data.filter}
+        job, row = nics.attach(session, who, vm, **wish)
         nic = next(each for each in nics.of(vm) if each["mac"] == row.mac)
         return _accepted(session, job, nic=NicOut(**nic).model_dump(mode="json"))
 
@@ -136,10 +137,11 @@ def attach_nic(ref: str, json_data: NicIn) -> Response:
 @blueprint.input(NicPatch)
 @blueprint.doc(responses=[202])
 def change_nic(ref: str, mac: str, json_data: NicPatch) -> Response:
-    """Cut the link of a network card, or mend it"""
+    """Cut the link of a network card or mend it, or give it another filter"""
 
     def work(session: Session, who: Principal) -> Answer:
-        return _accepted(session, nics.change(session, who, _vm(session, who, ref), mac, link=json_data.link))
+        job = nics.change(session, who, _vm(session, who, ref), mac, link=json_data.link, nwfilter=json_data.filter)
+        return _accepted(session, job)
 
     return once(json_data.model_dump(), work)
 

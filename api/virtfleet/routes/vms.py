@@ -11,6 +11,7 @@ from virtfleet import database
 from virtfleet.models import Host, Vm, Zone
 from virtfleet.routes import views
 from virtfleet.routes.door import answer, caller, items, location_of, once, one, require, ring_later, unchanged
+from virtfleet.schemas.vm_settings import VmSettings
 from virtfleet.schemas.vms import PlacementIn, VmAction, VmIn, VmOut, VmPatch, VmQuery, VmsAccepted, VmWish
 from virtfleet.services import vms
 from virtfleet.services.auth import Principal
@@ -91,10 +92,14 @@ def change_vm(ref: str, json_data: VmPatch) -> Response:
 
     It is reserved in this call; a job then gives it, without a reboot as far as that goes. What holds only from the
     next boot on is told by the job's result. When the job fails, the reservation is taken back. A disk never shrinks.
+    A new name needs a machine that is stopped, or `allow_power_cycle`. `xml_patch` is for administrators.
     """
-    given = json_data.model_dump(exclude={"memory", "max_memory", "disk", "grow_disk_by", "io"})
+    sizes = {"memory", "max_memory", "disk", "grow_disk_by", "io"}
+    steps = json_data.xml_patch
     wanted = vms.Resize(
-        **given,
+        **json_data.model_dump(exclude={*sizes, *VmSettings.model_fields}),
+        settings=json_data.given_settings(),
+        xml_patch=() if steps is None else [step.model_dump(exclude_none=True) for step in steps],
         memory_bytes=json_data.memory,
         max_memory_bytes=json_data.max_memory,
         disk_bytes=json_data.disk,
@@ -137,7 +142,10 @@ def delete_vm(ref: str) -> Response:
 @blueprint.input(VmAction)
 @blueprint.doc(responses=[202])
 def act_on_vm(ref: str, json_data: VmAction) -> Response:
-    """Start, stop, reboot, pause or resume a machine"""
+    """Start, stop, reboot, reset, pause, resume or save a machine
+
+    A machine that was saved is stopped; the next start lets it go on where it was.
+    """
 
     def work(session: Session, who: Principal) -> Answer:
         vm = find(session, Vm, "vm", ref, who)

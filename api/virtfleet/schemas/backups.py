@@ -32,6 +32,7 @@ class RestoreIn(In):
     """What a backup is restored as."""
 
     name: Text | None = Field(default=None, description="Of the machine to make; in place if left out.")
+    address: Text | None = Field(default=None, description="Of the machine to make; a free one if left out.")
     start: bool | None = Field(
         default=None, description="Whether it runs then; left out, a new one does not, the old one does when it did."
     )

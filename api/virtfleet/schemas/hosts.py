@@ -7,6 +7,9 @@ from pydantic import Field
 from virtfleet.models import Host, Network, Zone
 from virtfleet.schemas.base import In, Moment, Out, Size, Source, Text
 
+NETWORK = ("name", "active", "bridge", "forward")
+"""What a host tells of each of its networks; /hosts/{ref}/networks tells all."""
+
 
 class HostIn(In):
     """A host to register."""
@@ -71,7 +74,7 @@ class HostOut(Out):
             vcpus=figures["vcpus"],
             memory=figures["memory"],
             pools=figures["pools"],
-            networks=row.info.get("networks", []),
+            networks=[{key: each.get(key) for key in NETWORK} for each in row.info.get("networks") or []],
             load=row.info.get("load") or {},
             kvm=row.info.get("kvm"),
             versions={

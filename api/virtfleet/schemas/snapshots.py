@@ -47,3 +47,14 @@ class SnapshotOut(Out):
         """Make it from a row."""
         plain = ("name", "mode", "memory", "state", "description", "parent", "current", "disks", "observed_at")
         return cls(**{key: getattr(row, key) for key in plain}, created_at=row.made_at)
+
+
+class SnapshotExport(In):
+    """Where what a snapshot keeps is to be brought out."""
+
+    pool: Text | None = Field(default=None, description="A pool of the machine's host; that of its disk if left out.")
+    name: Text | None = Field(
+        default=None,
+        max_length=63,
+        description="How the volumes' names begin, below the machine's own; for administrators all of the beginning.",
+    )

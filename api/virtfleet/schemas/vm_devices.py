@@ -65,12 +65,20 @@ class NicIn(In):
 
     network: Text | None = Field(default=None, description="A network of the zone; the first if left out.")
     address: Text | None = Field(default=None, description="An address of the network; a free one if left out.")
+    filter: Text | None = Field(default=None, description="The network filter that guards it.")
 
 
 class NicPatch(In):
     """What is to be different about a card."""
 
-    link: Literal["up", "down"] = Field(description="Whether its cable is plugged in.")
+    link: Literal["up", "down"] | None = Field(default=None, description="Whether its cable is plugged in.")
+    filter: Text | None = Field(default=None, description="The network filter that guards it; none takes it away.")
+
+    @model_validator(mode="after")
+    def _something(self) -> "NicPatch":
+        if self.link is None and self.filter is None:
+            raise ValueError("nothing is to be changed")
+        return self
 
 
 class NicOut(Out):
@@ -80,3 +88,4 @@ class NicOut(Out):
     network: str
     address: str | None
     link: str
+    filter: str

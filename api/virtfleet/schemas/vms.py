@@ -11,6 +11,7 @@ from virtfleet.models import Vm
 from virtfleet.schemas.base import In, Moment, Out, Paging, Size, Text
 from virtfleet.schemas.images import LARGEST_VCPUS
 from virtfleet.schemas.jobs import JobOut
+from virtfleet.schemas.vm_settings import VmSettings
 
 SMALLEST_MEMORY = 16 * 2**20
 SMALLEST_DISK = 2**20
@@ -36,6 +37,7 @@ class VmWish(In):
     pool: Text | None = None
     network: Text | None = Field(default=None, description="A network of the zone, or none.")
     address: Text | None = Field(default=None, description="An address of the network; a free one if left out.")
+    filter: Text | None = Field(default=None, description="The network filter that guards its card.")
     policy: Text | dict[str, Any] | None = Field(default=None, description="A placement policy.")
     ssh_keys: list[str] = Field(default_factory=list, max_length=100)
     user_data: str | None = Field(default=None, description="cloud-init user data; kept as a secret.")
@@ -59,7 +61,7 @@ class PlacementIn(VmWish):
 class VmAction(In):
     """What is to be done with a machine."""
 
-    action: Literal["start", "stop", "reboot", "pause", "resume"]
+    action: Literal["start", "stop", "reboot", "reset", "pause", "resume", "save"]
     force: bool = Field(default=False, description="Stop or reboot: when it does not obey in time, cut the power.")
     grace: float | None = Field(default=None, ge=0, le=3600, description="Stop or reboot: seconds it may take.")
 
@@ -95,9 +97,10 @@ class Topology(In):
     threads: int = Field(default=1, ge=1, le=LARGEST_VCPUS)
 
 
-class VmPatch(In):
+class VmPatch(VmSettings):
     """What is to be different about a machine. Without a reboot as far as that goes."""
 
+    name: Text | None = Field(default=None, description="What it is to be called; it must be stopped for that.")
     vcpus: int | None = Field(default=None, ge=1, le=LARGEST_VCPUS)
     max_vcpus: int | None = Field(default=None, ge=1, le=LARGEST_VCPUS, description="vCPUs without a reboot.")
     memory: Size | None = Field(default=None, ge=SMALLEST_MEMORY, le=LARGEST)
@@ -154,6 +157,7 @@ class VmOut(Out):
     max_memory_bytes: int | None
     autostart: bool
     io: dict[str, Any]
+    settings: dict[str, Any]
     disk: str
     disk_bytes: int
     pool: str
@@ -192,6 +196,7 @@ class VmOut(Out):
             max_memory_bytes=row.max_memory_bytes,
             autostart=bool(row.spec.get("autostart", False)),
             io=row.spec.get("io") or {},
+            settings={name: row.spec[name] for name in VmSettings.model_fields if row.spec.get(name) is not None},
             disk=format_size(row.disk_bytes),
             job=row.job_id,
             created_at=row.created_at,

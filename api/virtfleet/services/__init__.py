@@ -3,6 +3,28 @@
 Importing the package registers what the services do when their jobs end.
 """
 
-from virtfleet.services import evacuation, guests, hosts, image_removal, images, secrets, vms
+from virtfleet.services import (
+    evacuation,
+    guests,
+    host_networks,
+    host_secrets,
+    hosts,
+    image_removal,
+    images,
+    nwfilters,
+    secrets,
+    vms,
+)
 
-__all__ = ["evacuation", "guests", "hosts", "image_removal", "images", "secrets", "vms"]
+__all__ = [
+    "evacuation",
+    "guests",
+    "host_networks",
+    "host_secrets",
+    "hosts",
+    "image_removal",
+    "images",
+    "nwfilters",
+    "secrets",
+    "vms",
+]

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from virtfleet.errors import Problem
 from virtfleet.ids import new_id
 from virtfleet.models import Address, Network, Vm
+from virtfleet.services import nwfilters
 
 QEMU_PREFIX = "52:54:00"
 """The prefix that QEMU's machines use; the rest is random."""
@@ -52,8 +53,10 @@ def _free(session: Session, network: Network, wanted: str | None) -> str | None:
     )
 
 
-def reserve(session: Session, vm: Vm, network: Network, wanted: str | None = None) -> Address:
-    """Give the machine an address (none on a network with DHCP) and a MAC. Raises Problem."""
+def reserve(
+    session: Session, vm: Vm, network: Network, wanted: str | None = None, nwfilter: str | None = None
+) -> Address:
+    """Give the machine an address (none on a network with DHCP) and a MAC; note its card's filter. Raises Problem."""
     address = _free(session, network, wanted)
     row = Address(
         id=new_id("adr"),
@@ -62,6 +65,7 @@ def reserve(session: Session, vm: Vm, network: Network, wanted: str | None = Non
         mac=_new_mac(session),
         vm_id=vm.id,
         position=len(vm.addresses),
+        filter=None if nwfilter == nwfilters.NONE else nwfilter,
     )
     row.network = network
     vm.addresses.append(row)

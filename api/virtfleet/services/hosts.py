@@ -13,7 +13,7 @@ from virtfleet.ids import new_id
 from virtfleet.jobs import kinds, lifecycle
 from virtfleet.jobs.kinds import Outcome
 from virtfleet.models import UNFINISHED, Host, Job, Move, Network, Vm, Zone
-from virtfleet.services import ledger, zones
+from virtfleet.services import host_secrets, ledger, zones
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
 
@@ -145,6 +145,7 @@ def remove(session: Session, who: Principal, host: Host) -> None:
     busy = [job_id for job_id in session.scalars(open_jobs) if host.id in _hosts_of(session, job_id)]
     if busy:
         raise Problem("in_use", f"The job {busy[0]} works on host {host.name!r}.", "Wait for its end, or cancel it.")
+    host_secrets.drop_values(session, host)
     session.delete(host)
     ledger.audit(session, who, "host.delete", host.id)
     ledger.changed(session, "host", host.id, "deleted", None, name=host.name)

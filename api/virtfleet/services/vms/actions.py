@@ -13,7 +13,14 @@ from virtfleet.models import UNFINISHED, Host, Job, Move, Vm
 from virtfleet.services import ledger
 from virtfleet.services.auth import Principal
 
-ACTIONS = ("start", "stop", "reboot", "pause", "resume")
+KINDS = {
+    **{name: f"vm.{name}" for name in ("start", "stop", "reboot", "pause", "resume", "save")},
+    "reset": "vm.reboot",
+}
+"""What can be done with a machine's power, and the kind of job that does it: a reset is a reboot without patience."""
+ACTIONS = tuple(KINDS)
+OBEYING = ("stop", "reboot")
+"""What a machine is asked for, and may take its time over."""
 DEFAULT_GRACE_SECONDS = 60.0
 LONGEST_GRACE_SECONDS = 3600.0
 PAUSE_SECONDS = 30.0
@@ -23,24 +30,26 @@ PAUSE_SECONDS = 30.0
 def act(
     session: Session, who: Principal, vm: Vm, action: str, *, force: bool = False, grace: float | None = None
 ) -> Job:
-    """Make the job that starts, stops, reboots, pauses or resumes a machine. Raises Problem.
+    """Make the job that does one of ACTIONS with a machine. Raises Problem.
 
     `grace` is how many seconds a clean stop or reboot may take; `force` cuts the power after that.
     """
     if action not in ACTIONS:
         raise Problem("invalid", "There is no such action.", f"Use one of {', '.join(ACTIONS)}.")
-    if grace is not None and action not in ("stop", "reboot"):
+    if grace is not None and action not in OBEYING:
         raise Problem("invalid", f"Nothing is waited for with {action}.", "Leave grace away.")
-    if force and action not in ("stop", "reboot"):
+    if force and action not in OBEYING:
         raise Problem("invalid", f"There is nothing to force with {action}.", "Leave force away.")
     require_ready(vm)
     variables: dict[str, Any] = {"virtfleet_vms": [reference(vm)]}
     timeout = None
-    if action in ("stop", "reboot"):
+    if action == "reset":
+        variables |= {"virtfleet_force": True, "virtfleet_grace": 0.0}
+    elif action in OBEYING:
         patience = DEFAULT_GRACE_SECONDS if grace is None else min(max(grace, 0.0), LONGEST_GRACE_SECONDS)
         variables |= {"virtfleet_force": force, "virtfleet_grace": patience}
         timeout = patience + 60.0
-    job = submit(session, who, f"vm.{action}", [vm], variables=variables, context={"before": vm.state})
+    job = submit(session, who, KINDS[action], [vm], variables=variables, context={"before": vm.state})
     if timeout is not None:
         job.timeout = max(job.timeout, timeout + 60.0)
         variables["virtfleet_timeout"] = timeout

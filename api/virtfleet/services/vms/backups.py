@@ -9,20 +9,19 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.plugin_utils import placement
 from sqlalchemy import Select, or_, select
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
-from virtfleet import clock, names, settings
+from virtfleet import clock, names
 from virtfleet.errors import Problem, not_found
 from virtfleet.ids import new_id
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import Outcome
 from virtfleet.models import Backup, Job, Vm
-from virtfleet.services import capacity, ledger
+from virtfleet.services import ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, creation
+from virtfleet.services.vms import actions
 
 POOL = "backups"
 TIMEOUT_SECONDS = 3600.0
@@ -71,8 +70,8 @@ def create(session: Session, who: Principal, vm: Vm, new: NewBackup) -> tuple[Jo
         wanted["retain"] = {"prefix": new.prefix or "", "count": new.keep}
     variables = {"virtfleet_backup": wanted, "virtfleet_backup_pool": POOL, "virtfleet_state": "present"}
     hosts = actions.hosts_of(session, [vm])
-    work = _Work("vm.backup", actions.reference(vm), name, vm.project_id, hosts, variables)
-    return _submit(session, who, work, vm), name
+    work = Work("vm.backup", actions.reference(vm), name, vm.project_id, hosts, variables)
+    return submit(session, who, work, vm), name
 
 
 def delete(session: Session, who: Principal, backup: Backup) -> Job:
@@ -89,7 +88,7 @@ def delete(session: Session, who: Principal, backup: Backup) -> Job:
         raise Problem("in_use", f"Backup {over!r} lies over {backup.name!r}.", "Delete that one first.")
     variables = {"virtfleet_backup": {"name": backup.name}, "virtfleet_state": "absent"}
     vm = session.scalar(select(Vm).where(Vm.uuid == backup.vm_uuid))
-    return _submit(session, who, _work("vm.backup", backup, variables), vm)
+    return submit(session, who, work_on("vm.backup", backup, variables), vm)
 
 
 def restore_in_place(session: Session, who: Principal, backup: Backup, *, stop: bool, start: bool | None) -> Job:
@@ -105,66 +104,14 @@ def restore_in_place(session: Session, who: Principal, backup: Backup, *, stop: 
     wanted: dict[str, Any] = {"backup": backup.name, "stop": stop}
     if start is not None:
         wanted["start"] = start
-    work = _work("vm.restore", backup, {"virtfleet_restore": wanted})
-    return _submit(session, who, work, vm)
-
-
-def restore_as_new(session: Session, who: Principal, backup: Backup, name: str, *, start: bool) -> tuple[Job, Vm]:
-    """Reserve a machine on the host of a backup, and make the job that makes it. Raises Problem, such as `no_capacity`.
-
-    Its addresses are those inside its disks: none is reserved for it.
-    """
-    creation.check_free(session, who, name)
-    shape = backup.shape
-    policy = settings.load().policy
-    request = {
-        "id": name,
-        "vcpus": shape["vcpus"],
-        "memory_bytes": shape.get("max_memory_bytes") or shape["memory_bytes"],
-        "disks": [{"pool": shape["pool"], "size_bytes": shape["disk_bytes"]}],
-        "zone": backup.host.zone.name,
-        "host": backup.host.name,
-        "exclude": [],
-    }
-    decision = placement.place(
-        capacity.state(session, backup.host.zone), [request], creation.named(policy), explain=True
-    )
-    if not decision["fits"]:
-        raise creation.no_room(decision)
-    number = ledger.next_number(session, "vm")
-    vm = creation.new_row(
-        session,
-        who,
-        backup.host,
-        number=number,
-        name=name,
-        flavor=shape.get("flavor"),
-        image=shape.get("image"),
-        vcpus=shape["vcpus"],
-        memory_bytes=shape["memory_bytes"],
-        max_vcpus=shape.get("max_vcpus"),
-        max_memory_bytes=shape.get("max_memory_bytes"),
-        disk_bytes=shape["disk_bytes"],
-        pool=shape["pool"],
-        policy=policy,
-        explanation=dict(decision["placements"][0]["explanation"]),
-    )
-    wanted = {
-        "backup": backup.name,
-        "new_name": vm.libvirt_name,
-        "new_uuid": vm.uuid,
-        "disk_pool": vm.pool,
-        "start": start,
-        "metadata": creation.metadata(vm, who),
-    }
-    work = _work("vm.restore", backup, {"virtfleet_restore": wanted})
-    job = _submit(session, who, work, vm)
-    ledger.changed(session, "vm", vm.id, "created", vm.project_id, name=vm.name, state=vm.state)
-    return job, vm
+    work = work_on("vm.restore", backup, {"virtfleet_restore": wanted})
+    return submit(session, who, work, vm)
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
+    """What a job about a backup is to do."""
+
     kind: str
     machine: dict[str, str]
     """The machine that is or was backed up, as the playbooks take it."""
@@ -174,13 +121,14 @@ class _Work:
     variables: dict[str, Any]
 
 
-def _work(kind: str, backup: Backup, variables: dict[str, Any]) -> _Work:
+def work_on(kind: str, backup: Backup, variables: dict[str, Any]) -> Work:
+    """Return what is to be done with a backup that is there."""
     machine = {"name": backup.libvirt_name, "uuid": backup.vm_uuid}
     given = {"virtfleet_backup_pool": backup.pool, **variables}
-    return _Work(kind, machine, backup.name, backup.project_id, [backup.host_id], given)
+    return Work(kind, machine, backup.name, backup.project_id, [backup.host_id], given)
 
 
-def _submit(session: Session, who: Principal, work: _Work, vm: Vm | None) -> Job:
+def submit(session: Session, who: Principal, work: Work, vm: Vm | None) -> Job:
     """Make a job about a backup; `vm` is the machine that it changes, if that has a row."""
     job = lifecycle.submit(
         session,
@@ -244,10 +192,11 @@ def record(session: Session, job: Job, item: Mapping[str, Any]) -> None:
                 "memory_bytes": vm.memory_bytes,
                 "max_vcpus": vm.max_vcpus,
                 "max_memory_bytes": vm.max_memory_bytes,
-                "disk_bytes": sum(disk["capacity_bytes"] for disk in made["disks"]),
                 "pool": vm.pool,
                 "flavor": vm.flavor,
                 "image": vm.image,
+                "networks": [address.network_id for address in vm.addresses],
+                "ssh_keys": list((vm.spec.get("cloud_init") or {}).get("ssh_keys") or []),
             },
             project_id=vm.project_id,
             owner_id=job.owner_id,

@@ -188,7 +188,7 @@ def _reserve(
         **{column: getattr(source, column) for column in same},
     )
     for position, card in enumerate(source.addresses):
-        addresses.reserve(session, vm, card.network, new.address if position == 0 else None)
+        addresses.reserve(session, vm, card.network, new.address if position == 0 else None, card.filter)
     secret = None
     if new.user_data is not None:
         secret = secrets.keep(session, who, "user_data", new.user_data, vm.id)
@@ -208,7 +208,7 @@ def _spec(source: Vm, vm: Vm, who: Principal, new: NewClone, secret: str | None)
         "disks": [{**first, "name": f"{volume_prefix(vm.libvirt_name, vm.uuid)}root", "pool": vm.pool}],
         "networks": [creation.nic(address) for address in vm.addresses],
         "cloud_init": {
-            "hostname": vm.name.replace("_", "-").replace(".", "-"),
+            "hostname": creation.host_name(vm.name),
             "ssh_keys": _keys(source, new),
             **({"user_data_src": {"$secret": secret}} if secret else {}),
         },

@@ -144,7 +144,7 @@ def new_row(session: Session, who: Principal, host: Host, *, number: int, name: 
         number=number,
         uuid=str(uuid.uuid4()),
         name=name,
-        libvirt_name=libvirt_name(session, who, name, number),
+        libvirt_name=libvirt_name(session, who.project_name, name, number),
         zone_id=host.zone_id,
         host_id=host.id,
         project_id=who.project_id,
@@ -158,9 +158,9 @@ def new_row(session: Session, who: Principal, host: Host, *, number: int, name: 
     return vm
 
 
-def libvirt_name(session: Session, who: Principal, name: str, number: int) -> str:
+def libvirt_name(session: Session, project: str, name: str, number: int) -> str:
     """Return what a machine is called on its host: its name, with the project's unless that is the default one."""
-    plain = name if who.project_name == DEFAULT_PROJECT else f"{who.project_name}.{name}"
+    plain = name if project == DEFAULT_PROJECT else f"{project}.{name}"
     taken = session.scalar(select(Vm.id).where(Vm.libvirt_name == plain))
     return plain if taken is None else f"{plain}-{number}"
 
@@ -197,7 +197,7 @@ def _reserve(
         explanation=dict(placed["explanation"]),
     )
     if plan.network is not None:
-        addresses.reserve(session, vm, plan.network, new.address)
+        addresses.reserve(session, vm, plan.network, new.address, new.filter)
     secret = None
     if new.user_data is not None:
         secret = secrets.keep(session, who, "user_data", new.user_data, vm.id)
@@ -227,12 +227,17 @@ def _spec(vm: Vm, who: Principal, new: NewVm, plan: Plan, secret: str | None) ->
         ],
         "networks": [nic(address) for address in vm.addresses],
         "cloud_init": {
-            "hostname": vm.name.replace("_", "-").replace(".", "-"),
+            "hostname": host_name(vm.name),
             "ssh_keys": [key.strip() for key in new.ssh_keys],
             **({"user_data_src": {"$secret": secret}} if secret else {}),
         },
         "metadata": {**metadata(vm, who), "attempt": ATTEMPT},
     }
+
+
+def host_name(name: str) -> str:
+    """Return what a machine of this name is called inside."""
+    return name.replace("_", "-").replace(".", "-")
 
 
 def metadata(vm: Vm, who: Principal) -> dict[str, Any]:
@@ -253,6 +258,8 @@ def nic(address: Any) -> dict[str, Any]:
     """Return a card with its reserved address as module `vm` takes it."""
     network = address.network
     card: dict[str, Any] = {"network" if network.kind == "nat" else "bridge": network.source, "mac": address.mac}
+    if address.filter is not None:
+        card["filter"] = address.filter
     if address.address is not None:
         card["address"] = f"{address.address}/{network.cidr.rpartition('/')[2]}"
         if network.gateway:

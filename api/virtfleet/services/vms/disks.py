@@ -110,6 +110,8 @@ def change(
         raise Problem("invalid", detail, hint, errors=[{"field": "size", "message": "smaller than it is"}])
     disk: dict[str, Any] = {"serial": serial}
     if size is not None:
+        if has is not None:
+            resizing.require_modest(vm, size - has, "size" if grow_by_bytes is None else "grow_by")
         _require_room(session, vm, found["pool"], size - (has or 0))
         disk["size"] = format_size(size)
     if io is not None:

@@ -15,6 +15,7 @@ from virtfleet.services.auth import Principal
 from virtfleet.services.vms import (
     actions,
     backups,
+    checkpoints,
     cloning,
     creation,
     disks,
@@ -22,6 +23,7 @@ from virtfleet.services.vms import (
     migration,
     nics,
     resizing,
+    restoring,
     snapshots,
 )
 
@@ -183,8 +185,8 @@ def _changed(session: Session, job: Job, outcome: Outcome) -> None:
             tell(session, vm)
 
 
-for _action in actions.ACTIONS:
-    kinds.finisher(f"vm.{_action}")(_changed)
+for _kind in sorted(set(actions.KINDS.values())):
+    kinds.finisher(_kind)(_changed)
 
 
 @kinds.finisher("vm.resize")
@@ -251,6 +253,7 @@ def moved(session: Session, job: Job, outcome: Outcome) -> None:
         if item is not None and not item.get("failed"):
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
             vm.error = None
+            checkpoints.record(session, vm, [])  # libvirt does not take them along
         elif outcome.state != "succeeded":
             vm.error = error_of(job, outcome, item)
         tell(session, vm)
@@ -302,13 +305,29 @@ def mended(session: Session, job: Job, outcome: Outcome) -> None:
 
 @kinds.finisher("vm.snapshot")
 @kinds.finisher("vm.revert")
+@kinds.finisher("vm.export")
 def snapshots_settled(session: Session, job: Job, outcome: Outcome) -> None:
     """Note which snapshots a machine has, and its state."""
     for _, vm in list(_vms(session, job)):
         item = _of_machine(outcome, vm)
         if item is not None and not item.get("failed"):
             snapshots.record(session, vm, item.get("snapshots") or [])
+            if job.kind == "vm.revert":
+                checkpoints.record(session, vm, [])  # QEMU cannot go back while there are any
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), vm.state)
+            vm.error = None
+        elif outcome.state != "succeeded":
+            vm.error = error_of(job, outcome, item)
+        tell(session, vm)
+
+
+@kinds.finisher("vm.checkpoint")
+def checkpoints_settled(session: Session, job: Job, outcome: Outcome) -> None:
+    """Note which checkpoints a machine has."""
+    for _, vm in list(_vms(session, job)):
+        item = _of_machine(outcome, vm)
+        if item is not None and not item.get("failed"):
+            checkpoints.record(session, vm, item.get("checkpoints") or [])
             vm.error = None
         elif outcome.state != "succeeded":
             vm.error = error_of(job, outcome, item)
@@ -333,9 +352,14 @@ def restored(session: Session, job: Job, outcome: Outcome) -> None:
     item = backups.told(outcome)
     for _, vm in list(_vms(session, job)):
         if item is not None and not item.get("failed"):
+            disks_now = (item.get("vm") or {}).get("disks") or []
+            if vm.state == "building":
+                restoring.settle(vm, job, disks_now)
+            else:
+                backups.settle(vm, disks_now)
+                checkpoints.record(session, vm, [])  # the disks are others now
             vm.state = STATES.get((item.get("vm") or {}).get("state", ""), "unknown")
             vm.error = None
-            backups.settle(vm, (item.get("vm") or {}).get("disks") or [])
             vm.observed_at = clock.now()
             tell(session, vm)
         elif vm.state == "building" and job.started_at is None:

@@ -1,7 +1,7 @@
 """Changing what machines have: reserved in the transaction that asks for it, given back when the job does not do it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size
@@ -13,7 +13,7 @@ from virtfleet.errors import Problem
 from virtfleet.models import Job, Vm
 from virtfleet.services import capacity, ledger
 from virtfleet.services.auth import Principal
-from virtfleet.services.vms import actions, creation
+from virtfleet.services.vms import actions, creation, renaming
 
 ROOT_SERIAL = "root"
 """The serial number that module vm gives the first disk."""
@@ -34,6 +34,10 @@ class Resize:
     topology: Mapping[str, int] | None = None
     autostart: bool | None = None
     io: Mapping[str, Any] | None = None
+    name: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings, as module vm takes them."""
+    xml_patch: Sequence[Mapping[str, Any]] = ()
     allow_power_cycle: bool = False
     force: bool = False
     grace: float | None = None
@@ -42,12 +46,19 @@ class Resize:
 def resize(session: Session, who: Principal, vm: Vm, wanted: Resize) -> Job:
     """Reserve what a machine is to have on its host, and make the job that gives it.
 
-    Raises Problem: `invalid` (a smaller disk among others), `not_ready`, or `no_capacity` with the host's reasons.
+    Raises Problem: `invalid` (a smaller disk among others), `not_ready`, `forbidden`, or `no_capacity` with the host's
+    reasons.
     """
     actions.require_ready(vm)
-    before = {column: getattr(vm, column) for column in COLUMNS}
+    if wanted.xml_patch and not who.admin:
+        hint = "Ask an administrator, or use the settings that have names."
+        raise Problem("forbidden", "Only administrators may change libvirt's document itself.", hint)
+    machine = actions.reference(vm)
+    before = {column: getattr(vm, column) for column in (*COLUMNS, *renaming.COLUMNS)}
     after = _after(vm, wanted)
     _require_room(session, vm, after)
+    if wanted.name is not None:
+        after |= renaming.rename(session, vm, wanted.name, allow_power_cycle=wanted.allow_power_cycle)
     for column, value in after.items():
         setattr(vm, column, value)
     spec = _spec(vm, wanted)
@@ -57,8 +68,8 @@ def resize(session: Session, who: Principal, vm: Vm, wanted: Resize) -> Job:
     patience = actions.DEFAULT_GRACE_SECONDS if wanted.grace is None else wanted.grace
     timeout = GROWTH_SECONDS + patience
     variables: dict[str, Any] = {
-        "virtfleet_vm": actions.reference(vm),
-        "virtfleet_settings": _settings(vm, wanted),
+        "virtfleet_vm": machine,
+        "virtfleet_settings": {**_settings(vm, wanted), **_once(vm, wanted)},
         "virtfleet_allow_power_cycle": wanted.allow_power_cycle,
         "virtfleet_force": wanted.force,
         "virtfleet_grace": patience,
@@ -81,6 +92,7 @@ def take_back(vm: Vm, context: Mapping[str, Any], *, machine: bool, disk: bool) 
         if getattr(vm, column) == context["after"][column]:
             setattr(vm, column, context["before"][column])
     if machine:
+        renaming.give_back(vm, context["before"], context["after"])
         spec = dict(vm.spec)
         for name, value in context["spec_after"].items():
             if spec.get(name) == value and name != "disks":
@@ -99,7 +111,19 @@ def _after(vm: Vm, wanted: Resize) -> dict[str, Any]:
         detail = f"Vm {vm.name!r} has a disk of {format_size(vm.disk_bytes)}, and a disk never shrinks."
         hint = "Make a machine with a smaller disk, and copy the files."
         raise Problem("invalid", detail, hint, errors=[{"field": "disk", "message": "smaller than it is"}])
+    require_modest(vm, disk - vm.disk_bytes, "disk" if wanted.grow_disk_by_bytes is None else "grow_disk_by")
     return dict(zip(COLUMNS, (vcpus, max_vcpus, memory, max_memory, disk), strict=True))
+
+
+def require_modest(vm: Vm, growth_bytes: int, field: str) -> None:
+    """Refuse to let a disk grow by more than the fleet allows at once. Raises Problem `invalid`."""
+    limit = settings.load().disk_growth_limit
+    if limit and growth_bytes > limit:
+        detail = (
+            f"A disk of vm {vm.name!r} would grow by {format_size(growth_bytes)}: {format_size(limit)} is the most."
+        )
+        hint = "Let it grow by less; the limit is the fleet's setting disk_growth_limit."
+        raise Problem("invalid", detail, hint, errors=[{"field": field, "message": "grows by too much at once"}])
 
 
 def _pair(now: int | None, most: int | None, has: int, has_most: int | None, name: str) -> tuple[int, int | None]:
@@ -165,6 +189,16 @@ def _settings(vm: Vm, wanted: Resize) -> dict[str, Any]:
         found["autostart"] = wanted.autostart
     if wanted.io is not None:
         found["io"] = dict(wanted.io)
+    return found | dict(wanted.settings)
+
+
+def _once(vm: Vm, wanted: Resize) -> dict[str, Any]:
+    """Return what module vm is to be told and what is no part of the machine's spec."""
+    found: dict[str, Any] = {}
+    if wanted.name is not None:
+        found |= {"new_name": vm.libvirt_name, "metadata": {"name": vm.name}}
+    if wanted.xml_patch:
+        found["xml_patch"] = [dict(step) for step in wanted.xml_patch]
     return found
 
 
@@ -179,7 +213,10 @@ def _topology(vm: Vm, given: Mapping[str, int]) -> dict[str, int]:
 
 
 def _spec(vm: Vm, wanted: Resize) -> dict[str, Any]:
-    return {**_settings(vm, wanted), **_disks(vm)}
+    found = {**_settings(vm, wanted), **_disks(vm)}
+    if wanted.name is not None:
+        found |= {"name": vm.libvirt_name, "metadata": {**vm.spec.get("metadata", {}), "name": vm.name}}
+    return found
 
 
 def _disks(vm: Vm) -> dict[str, Any]:

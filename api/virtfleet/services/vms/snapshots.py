@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from sqlalchemy import delete as delete_rows
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -18,6 +19,7 @@ from virtfleet.services.auth import Principal
 from virtfleet.services.vms import actions
 
 TIMEOUT_SECONDS = 600.0
+EXPORT_SECONDS = 3600.0
 REST_SECONDS = 60.0
 
 
@@ -72,6 +74,33 @@ def revert(session: Session, who: Principal, vm: Vm, name: str) -> Job:
     return _submit(session, who, vm, "vm.revert", {"name": _known(session, vm, name).name})
 
 
+def export(
+    session: Session, who: Principal, vm: Vm, name: str, *, pool: str | None, volume: str | None
+) -> tuple[Job, dict[str, str]]:
+    """Make the job that brings out what a machine's disks held at a snapshot. Raises Problem.
+
+    Returns it and where that will lie: the pool, and how the volumes' names begin.
+    """
+    actions.require_ready(vm)
+    found = _known(session, vm, name)
+    if found.mode == "internal" and vm.state in ("running", "paused"):
+        text = f"Vm {vm.name!r} is {vm.state}, and the snapshot lies inside the disks that it writes to."
+        raise Problem("conflict", text, "Stop it first; external snapshots can be exported while it runs.")
+    where = {
+        "pool": names.check(pool, "pool") if pool is not None else vm.pool,
+        "name": _export_name(who, vm, name, volume),
+    }
+    more = {"virtfleet_export_pool": where["pool"], "virtfleet_export_name": where["name"]}
+    return _submit(session, who, vm, "vm.export", {"name": name}, more=more, timeout=EXPORT_SECONDS), where
+
+
+def _export_name(who: Principal, vm: Vm, name: str, volume: str | None) -> str:
+    """Return how the volumes' names begin: volumes have no owners, so only an administrator may choose any name."""
+    own = f"{volume_prefix(vm.libvirt_name, vm.uuid)}export-"
+    wanted = names.check(volume, "volume") if volume is not None else name
+    return wanted if who.admin and volume is not None else f"{own}{wanted}"
+
+
 def delete(session: Session, who: Principal, vm: Vm, name: str, *, children: str) -> Job:
     """Make the job that deletes a snapshot; those made after it are kept, deleted too, or forbid it. Raises Problem."""
     actions.require_ready(vm)
@@ -87,16 +116,25 @@ def _known(session: Session, vm: Vm, name: str) -> Snapshot:
 
 
 def _submit(
-    session: Session, who: Principal, vm: Vm, kind: str, wanted: Mapping[str, Any], *, state: str | None = None
+    session: Session,
+    who: Principal,
+    vm: Vm,
+    kind: str,
+    wanted: Mapping[str, Any],
+    *,
+    state: str | None = None,
+    more: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT_SECONDS,
 ) -> Job:
     variables = {
         "virtfleet_vms": [actions.reference(vm)],
         "virtfleet_snapshot": dict(wanted),
         **({"virtfleet_state": state} if state else {}),
-        "virtfleet_timeout": TIMEOUT_SECONDS,
+        **(more or {}),
+        "virtfleet_timeout": timeout,
     }
     job = actions.submit(session, who, kind, [vm], variables=variables, context={"snapshot": wanted["name"]})
-    job.timeout = max(job.timeout, TIMEOUT_SECONDS + REST_SECONDS)
+    job.timeout = max(job.timeout, timeout + REST_SECONDS)
     ledger.audit(session, who, kind, vm.id, job.id)
     return job
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from virtfleet import names, settings
 from virtfleet.errors import Problem
 from virtfleet.models import Flavor, Host, Image, Network, Zone
-from virtfleet.services import flavors, images, zones
+from virtfleet.services import flavors, images, nwfilters, zones
 from virtfleet.services.auth import Principal
 from virtfleet.services.flavors import DEFAULT_SIZE, Size
 from virtfleet.services.lookup import find
@@ -44,6 +44,8 @@ class NewVm:
     pool: str | None = None
     network: str | None = None
     address: str | None = None
+    filter: str | None = None
+    """The network filter of its card."""
     policy: str | Mapping[str, Any] | None = None
     ssh_keys: Sequence[str] = ()
     user_data: str | None = field(default=None, repr=False)
@@ -99,6 +101,8 @@ def check(new: NewVm) -> None:
         raise _invalid("count", f"{new.count} machines cannot be made at once.", f"Ask for 1 to {MOST_AT_ONCE}.")
     if new.count > 1 and (new.address is not None):
         raise _invalid("address", "Several machines cannot have one address.", "Leave the address away.")
+    if new.filter is not None:
+        nwfilters.check_name(new.filter)
     for key in new.ssh_keys:
         if len(key) > LONGEST_KEY or not KEY.fullmatch(key.strip()):
             raise _invalid("ssh_keys", "One of the SSH keys is not a public key.", "Give a line of a .pub file.")
@@ -137,6 +141,8 @@ def decide(session: Session, who: Principal, new: NewVm) -> Plan:
     # S1 knows no networks: its machines are joined to one if there is one.
     without = new.network == NO_NETWORK or (new.label is not None and not zones.networks(session, zone))
     network = None if without else zones.network(session, zone, new.network)
+    if network is None and new.filter is not None:
+        raise _invalid("filter", "Without a network it has no card to filter.", "Leave the filter away.")
     by_dhcp = network is not None and network.kind == "nat"
     return Plan(
         zone=zone,

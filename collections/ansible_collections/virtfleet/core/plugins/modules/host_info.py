@@ -147,7 +147,18 @@ host:
           available_bytes: 96636764160
           provisioned_bytes: 21474836480
     networks:
-      description: The networks that libvirt knows, each with C(name), C(active), C(bridge) and C(forward).
+      description:
+        - The networks that libvirt knows, each with C(name), C(active), C(bridge), C(forward), and as module
+          M(virtfleet.core.network) returns them C(mode), C(address), C(domain), C(dhcp), C(dns), C(autostart) and
+          C(leases).
+      type: list
+      elements: dict
+    nwfilters:
+      description: The names of libvirt's network filters.
+      type: list
+      elements: str
+    secrets:
+      description: The secrets that libvirt keeps, each with C(uuid), C(usage) and C(usage_id), and never with a value.
       type: list
       elements: dict
     load:

@@ -170,7 +170,7 @@ plan:
 
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.module_utils import plan
+from ansible_collections.virtfleet.core.plugins.module_utils import network_definition, plan
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import network as networks
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
@@ -180,7 +180,7 @@ SPEC: dict[str, Any] = {
     **COMMON,
     "name": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "inactive", "absent"], "default": "present"},
-    "mode": {"type": "str", "choices": list(networks.MODES)},
+    "mode": {"type": "str", "choices": list(network_definition.MODES)},
     "bridge": {"type": "str"},
     "address": {"type": "str"},
     "domain": {"type": "str"},
@@ -224,7 +224,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     definition = None
     if params["state"] != "absent" and params["mode"]:
         given = {key: params[key] for key in ("bridge", "address", "domain", "dhcp", "dns")}
-        definition = networks.wanted_definition(name, params["mode"], **given)
+        definition = network_definition.wanted_definition(name, params["mode"], **given)
     _whole, connecting = deadlines(params)
     with opened_host(params["uri"], connecting) as connection:
         network = networks.find(connection, name)

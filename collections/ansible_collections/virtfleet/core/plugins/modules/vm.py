@@ -31,9 +31,11 @@ options:
     description:
       - V(present) is defined and otherwise left as it is; V(running), V(stopped) and V(paused) also make it so.
       - V(restarted) reboots it, or starts it if it is stopped.
+      - V(saved) saves its memory on the host and stops it. Started again it goes on where it was, and until then its
+        settings cannot be changed. One that is stopped already and has no memory saved is refused.
       - V(absent) cuts its power and undefines it. Volumes stay unless they are named.
     type: str
-    choices: [present, running, stopped, paused, restarted, absent]
+    choices: [present, running, stopped, paused, restarted, saved, absent]
     default: present
   vcpus:
     description: Number of vCPUs in use. Needed to make a machine.
@@ -107,6 +109,10 @@ options:
         description: Name servers.
         type: list
         elements: str
+      filter:
+        description:
+          - The network filter (M(virtfleet.core.nwfilter)) that says what the card may send and get; V(none) for none.
+        type: str
   cloud_init:
     description: What a new machine finds in its NoCloud seed. Without this it gets no seed.
     type: dict
@@ -301,9 +307,11 @@ options:
         description:
           - V(present) is defined and otherwise left as it is; V(running), V(stopped) and V(paused) also make it so.
           - V(restarted) reboots it, or starts it if it is stopped.
+          - V(saved) saves its memory on the host and stops it. Started again it goes on where it was, and until then
+            its settings cannot be changed. One that is stopped already and has no memory saved is refused.
           - V(absent) cuts its power and undefines it. Volumes stay unless they are named.
         type: str
-        choices: [present, running, stopped, paused, restarted, absent]
+        choices: [present, running, stopped, paused, restarted, saved, absent]
       vcpus:
         description: Number of vCPUs in use. Needed to make a machine.
         type: int
@@ -375,6 +383,11 @@ options:
             description: Name servers.
             type: list
             elements: str
+          filter:
+            description:
+              - The network filter (M(virtfleet.core.nwfilter)) that says what the card may send and get; V(none) for
+                none.
+            type: str
       cloud_init:
         description: What a new machine finds in its NoCloud seed. Without this it gets no seed.
         type: dict
@@ -669,7 +682,7 @@ THREADS = 4
 UNDO_SECONDS = 45.0
 """What a machine may take longer than the deadline, to take back what was made; after that libvirt itself hangs."""
 
-STATES = ["present", "running", "stopped", "paused", "restarted", "absent"]
+STATES = ["present", "running", "stopped", "paused", "restarted", "saved", "absent"]
 VOLUME = {"pool": {"type": "str", "required": True}, "name": {"type": "str", "required": True}}
 ONE: dict[str, Any] = {
     "name": {"type": "str"},

@@ -76,6 +76,11 @@ options:
         description: Name servers, given by the seed.
         type: list
         elements: str
+      filter:
+        description:
+          - The network filter (M(virtfleet.core.nwfilter)) of the card; V(none) for none. Left out, that of the same
+            card of the source.
+        type: str
   cloud_init:
     description:
       - The seed. Left out, a source that has one gets the new machine a new one, with its own name and addresses, but

@@ -14,7 +14,8 @@ description:
   - Makes a new machine from a backup, or gives a machine the disks of a backup in place of its own.
   - All files of the backup, and of those that it lies over, are read and compared with their SHA-256 first.
   - A new machine has the definition that the backup keeps, with a new UUID and new MACs. What is inside its disks is as
-    it was, also a fixed address; its seed and other disks that were only read are left out.
+    it was, also a fixed address, unless O(cloud_init) gives it a seed of its own. The old seed and other disks that
+    were only read are left out.
 options:
   backup:
     description: The name of the backup.
@@ -45,6 +46,59 @@ options:
   metadata:
     description: What is noted about a machine that is made, as in M(virtfleet.core.vm).
     type: dict
+  networks:
+    description:
+      - The network cards of a machine that is made. Left out, it has those that the backup tells of, with new MACs.
+    type: list
+    elements: dict
+    suboptions:
+      bridge:
+        description: A bridge of the host.
+        type: str
+      network:
+        description: A network of libvirt's.
+        type: str
+      mac:
+        description: The MAC address; made from the UUID if left out.
+        type: str
+      model:
+        description: The model of the card.
+        type: str
+        default: virtio
+      address:
+        description: A fixed address with its prefix length, given by the seed.
+        type: str
+      gateway:
+        description: The gateway, given by the seed.
+        type: str
+      dns:
+        description: Name servers, given by the seed.
+        type: list
+        elements: str
+      filter:
+        description:
+          - The network filter (M(virtfleet.core.nwfilter)) of the card; V(none) for none. Left out, that of the same
+            card in the backup.
+        type: str
+  cloud_init:
+    description:
+      - The seed of a machine that is made, from which it learns its name and addresses. Left out, it has none, and what
+        is inside its disks stays as it was.
+    type: dict
+    suboptions:
+      hostname:
+        description: The name inside the machine; O(new_name) if left out.
+        type: str
+      ssh_keys:
+        description: Public keys that may log in.
+        type: list
+        elements: str
+      user_data:
+        description: The user data of cloud-init.
+        type: str
+      user_data_src:
+        description: A file, where the module runs, with the user data.
+        type: path
   start:
     description:
       - Whether the machine runs afterwards. Left out, a new one does not, and one restored in place does when it did.
@@ -100,9 +154,14 @@ from typing import Any
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import backup as backups
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import restore
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import (
+    CLOUD_INIT,
+    NETWORKS,
+    identity,
+)
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -121,10 +180,15 @@ SPEC: dict[str, Any] = {
     "new_uuid": {"type": "str"},
     "disk_pool": {"type": "str", "default": "default"},
     "metadata": {"type": "dict"},
+    "networks": NETWORKS,
+    "cloud_init": CLOUD_INIT,
     "start": {"type": "bool"},
     "stop": {"type": "bool", "default": False},
 }
-RULES: dict[str, Any] = {"required_one_of": [("vm", "vm_uuid")], "required_by": {"new_uuid": ["new_name"]}}
+RULES: dict[str, Any] = {
+    "required_one_of": [("vm", "vm_uuid")],
+    "required_by": {option: ["new_name"] for option in ("new_uuid", "networks", "cloud_init")},
+}
 
 
 def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
@@ -163,18 +227,21 @@ def _as_new(
     if domain is not None and vms.describe(domain)["metadata"].get("restored_from") != mark:
         text = "a machine of that name is there, which was not made from this backup"
         raise VirtfleetError(goal, text, "Choose another name.", "already_exists")
-    target = restore.pool_for(connection, params["disk_pool"], goal)
+    target = pools.file_pool(connection, params["disk_pool"], goal)
     starts = bool(params["start"]) and (domain is None or not domain.isActive())
     after = {"name": name, "state": "running" if params["start"] else "stopped"}
     before = None if domain is None else {"name": name, "state": vms.state_of(domain)}
     if before is not None and not starts:
         after = before
+    kept = {**(params["metadata"] or {}), "restored_from": mark}
+    inside = params["networks"], params["cloud_init"]
+    new = restore.New(name, uuid or str(uuids.uuid4()), target, kept, *inside)
+    if domain is None:
+        restore.check_new(origin, new)
     if check:
         return Result(made or starts, {"vm": after, "backup": shown}, before, after)
     if domain is None:
         backups.verify(origin.pool, origin.links, deadline)
-        kept = {**(params["metadata"] or {}), "restored_from": mark}
-        new = restore.New(name, uuid or str(uuids.uuid4()), target, kept)
         domain = restore.as_new(connection, origin, new, deadline)
     if starts:
         vms.start(domain)

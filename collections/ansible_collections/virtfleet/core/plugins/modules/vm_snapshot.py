@@ -32,8 +32,10 @@ options:
       - With V(present), a snapshot of that name is made unless there is one.
       - With V(reverted), the machine is as it was then; what it has written since is lost. This is a change every time.
       - With V(absent), the snapshot is deleted; the machine goes on as it is.
+      - With V(exported), what the disks held then is brought out as qcow2 volumes of their own, which need neither the
+        machine nor the snapshot. Of an internal one only while the machine is stopped.
     type: str
-    choices: [present, absent, reverted]
+    choices: [present, absent, reverted, exported]
     default: present
   mode:
     description: The kind of a new snapshot. V(auto) is internal where that is possible.
@@ -72,6 +74,15 @@ options:
         description: How many to keep, the new one among them.
         type: int
         required: true
+  export_pool:
+    description: The pool in which the volumes of an export lie.
+    type: str
+    default: default
+  export_name:
+    description:
+      - How the names of the volumes of an export begin; after the machine and the snapshot if left out. They end with
+        the disk's target and V(.qcow2); a small one that ends with V(.json) says what they are.
+    type: str
 extends_documentation_fragment:
   - virtfleet.core.common
   - virtfleet.core.common.attributes
@@ -94,6 +105,15 @@ EXAMPLES = r"""
     vm: web1
     name: before-upgrade
     state: reverted
+
+- name: Bring out what its disks held then
+  virtfleet.core.vm_snapshot:
+    uri: "{{ virtfleet_uri }}"
+    vm: web1
+    name: before-upgrade
+    state: exported
+    export_name: web1-2026
+    timeout: 3600
 
 - name: A snapshot of every two hours, the last three kept
   virtfleet.core.vm_snapshot:
@@ -132,6 +152,16 @@ deleted:
   returned: success
   type: list
   elements: str
+exported:
+  description: The volumes of an export, each with C(target), C(pool), C(volume) and C(size_bytes).
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - target: vda
+      pool: default
+      volume: web1-5c2b3d0e-before-upgrade-vda.qcow2
+      size_bytes: 10737418240
 vm:
   description: The machine as it is then, as in M(virtfleet.core.vm_info).
   returned: success
@@ -142,8 +172,10 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import snapshot as snapshots
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.snapshot_export import Export
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_description, check_name
@@ -159,7 +191,7 @@ SPEC: dict[str, Any] = {
     "name": {"type": "str", "required": True},
     "vm": {"type": "str"},
     "vm_uuid": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "absent", "reverted"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "absent", "reverted", "exported"], "default": "present"},
     "mode": {"type": "str", "choices": list(snapshots.MODES), "default": "auto"},
     "memory": {"type": "bool"},
     "quiesce": {"type": "bool", "default": False},
@@ -169,6 +201,8 @@ SPEC: dict[str, Any] = {
         "type": "dict",
         "options": {"prefix": {"type": "str", "required": True}, "count": {"type": "int", "required": True}},
     },
+    "export_pool": {"type": "str", "default": "default"},
+    "export_name": {"type": "str"},
 }
 RULES: dict[str, Any] = {"required_one_of": [("vm", "vm_uuid")]}
 
@@ -183,14 +217,16 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         domain = vms.find(connection, vm, uuid)
         if domain is None:
             if params["state"] == "absent":
-                return Result(False, {"snapshots": [], "deleted": [], "vm": None})
+                return Result(False, {"snapshots": [], "deleted": [], "exported": [], "vm": None})
             hint = "Name one that is there; module vm_info lists them."
             raise VirtfleetError(f"work on snapshot {name}", f"there is no machine {vm or uuid}", hint, "not_found")
         before = snapshots.all_of(domain)
+        if params["state"] == "exported":
+            return _exported(connection, domain, params, before, check=check, deadline=whole)
         work = {"present": _present, "absent": _absent, "reverted": _reverted}[params["state"]]
         changed, deleted = work(connection, domain, params, before, check=check, deadline=whole)
         after = before if check else snapshots.all_of(domain)
-        values = {"snapshots": after, "deleted": deleted, "vm": vms.describe(domain)}
+        values = {"snapshots": after, "deleted": deleted, "exported": [], "vm": vms.describe(domain)}
     names = [each["name"] for each in before]
     will = [each for each in names if each not in deleted] + ([name] if params["state"] == "present" else [])
     return Result(changed, values, {"snapshots": names}, {"snapshots": list(dict.fromkeys(will))})
@@ -278,6 +314,26 @@ def _reverted(
     else:
         snapshots.revert(domain, params["name"], can=can, deadline=deadline)
     return True, []
+
+
+def _exported(
+    connection: libvirt.virConnect,
+    domain: libvirt.virDomain,
+    params: dict[str, Any],
+    there: list[dict[str, Any]],
+    *,
+    check: bool,
+    deadline: Deadline,
+) -> Result:
+    goal = f"export snapshot {params['name']} of machine {domain.name()}"
+    pool = pools.file_pool(connection, params["export_pool"], goal)
+    export = Export(domain, there, params["name"], pool)
+    done = export.look(params["export_name"])
+    if not done and not check:
+        export.make(deadline)
+    values = {"snapshots": there, "deleted": [], "exported": export.shown(), "vm": vms.describe(domain)}
+    after = [each["volume"] for each in export.shown()]
+    return Result(not done, values, {"exported": after if done else []}, {"exported": after})
 
 
 def main() -> None:

@@ -116,3 +116,5 @@ def _nic(devices: ET.Element, nic: Nic) -> None:
         ET.SubElement(element, "mac", address=nic.mac)
     ET.SubElement(element, "source", {nic.kind: nic.source})
     ET.SubElement(element, "model", type=nic.model)
+    if nic.filter:
+        ET.SubElement(element, "filterref", filter=nic.filter)

@@ -24,12 +24,13 @@ class Disk:
 
 @dataclass(frozen=True)
 class Nic:
-    """A network card: joined to a bridge, or to one of libvirt's networks."""
+    """A network card: joined to a bridge, or to one of libvirt's networks. `filter` names a network filter."""
 
     kind: str
     source: str
     mac: str | None = None
     model: str = "virtio"
+    filter: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from typing import Any
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import network as networks
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import nwfilter as nwfilters
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import secret as secrets
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -86,6 +88,8 @@ def describe(
             },
             "pools": _pools(connection, shared_pools),
             "networks": _networks(connection),
+            "nwfilters": nwfilters.names_of(connection),
+            "secrets": secrets.all_of(connection),
             "load": _load(connection, sample_seconds, deadline),
             "machines": machines,
             "capabilities": capabilities,
@@ -178,7 +182,7 @@ def _networks(connection: libvirt.virConnect) -> list[dict[str, Any]]:
         raise
     summaries = []
     for network in listed:
-        with contextlib.suppress(libvirtError):  # removed since it was listed
+        with contextlib.suppress(libvirtError, VirtfleetError):  # removed since it was listed
             summaries.append(networks.summary(network))
     return sorted(summaries, key=lambda network: str(network["name"]))
 

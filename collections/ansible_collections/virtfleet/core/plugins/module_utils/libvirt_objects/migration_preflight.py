@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_storage as storage
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import nwfilter
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration_storage import Refusal
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
@@ -188,10 +189,12 @@ def _memory(target: libvirt.virConnect, domain: libvirt.virDomain) -> list[Refus
 
 def _networks(target: libvirt.virConnect, root: ET.Element) -> list[Refusal] | None:
     refusals: list[Refusal] = []
-    wanted: dict[str, set[str]] = {"network": set(), "bridge": set()}
+    wanted: dict[str, set[str]] = {"network": set(), "bridge": set(), "filter": set()}
     for card in root.iterfind("devices/interface"):
-        kind, origin = card.get("type", ""), card.find("source")
-        if kind in wanted and origin is not None and origin.get(kind):
+        kind, origin, guard = card.get("type", ""), card.find("source"), card.find("filterref")
+        if guard is not None:
+            wanted["filter"].add(str(guard.get("filter")))
+        if kind in ("network", "bridge") and origin is not None and origin.get(kind):
             wanted[kind].add(str(origin.get(kind)))
     for name in sorted(wanted["network"]):
         try:
@@ -202,6 +205,11 @@ def _networks(target: libvirt.virConnect, root: ET.Element) -> list[Refusal] | N
             active = False
         if not active:
             refusals.append(Refusal("network_missing", f"the target has no active network {name}"))
+    refusals += [
+        Refusal("filter_missing", f"the target has no network filter {name}")
+        for name in sorted(wanted["filter"])
+        if nwfilter.find(target, name) is None
+    ]
     if not wanted["bridge"]:
         return refusals
     try:

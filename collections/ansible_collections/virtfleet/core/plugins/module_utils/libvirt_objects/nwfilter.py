@@ -34,6 +34,24 @@ def find(connection: libvirt.virConnect, name: str) -> libvirt.virNWFilter | Non
         raise translate(error, f"look up network filter {name}") from error
 
 
+def require(connection: libvirt.virConnect, name: str, wanted: str) -> None:
+    """Check that a card can have the filter. Raises VirtfleetError `not_found`, in whose message `wanted` stands."""
+    if find(connection, name) is None:
+        raise VirtfleetError(
+            wanted, f"there is no network filter {name}", "Define it with module nwfilter.", "not_found"
+        )
+
+
+def names_of(connection: libvirt.virConnect) -> list[str]:
+    """Return the names of all filters of a host; none where libvirt has no driver for them."""
+    try:
+        return sorted(connection.listNWFilters())
+    except libvirtError as error:
+        if code_of(error) == "refused":
+            return []
+        raise
+
+
 def settings(found: libvirt.virNWFilter) -> dict[str, Any]:
     """Return `{name, chain, priority, rules}`; the priority is None where libvirt derives it from the chain."""
     root = ET.fromstring(found.XMLDesc(0))

@@ -61,6 +61,15 @@ def active_pool(connection: libvirt.virConnect, name: str, wanted: str) -> libvi
     return found
 
 
+def file_pool(connection: libvirt.virConnect, name: str, wanted: str) -> libvirt.virStoragePool:
+    """Return an active pool whose volumes are files. Raises VirtfleetError."""
+    pool = active_pool(connection, name, wanted)
+    if type_of(pool) not in FILE_TYPES:
+        text = f"the pool {name} has no files"
+        raise VirtfleetError(wanted, text, f"Use a pool of type {', '.join(FILE_TYPES)}.", "refused")
+    return pool
+
+
 def type_of(pool: libvirt.virStoragePool) -> str:
     """Return the libvirt type of a pool, such as dir."""
     return ET.fromstring(pool.XMLDesc(0)).get("type", "")

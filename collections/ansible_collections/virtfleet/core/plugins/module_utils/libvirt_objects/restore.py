@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils import seed
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import clone as clone_xml
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import backup as backups
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import checkpoint as checkpoints
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_making
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_clone_parts import cards_of
 from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -60,12 +62,18 @@ class Origin:
 
 @dataclass(frozen=True)
 class New:
-    """A machine to make. `metadata` are noted about it."""
+    """A machine to make. `metadata` are noted about it.
+
+    `networks` and `cloud_init` are as module vm takes them. Without the first it has the cards that it had, with other
+    MACs; without the second it has no seed.
+    """
 
     name: str
     uuid: str
     pool: libvirt.virStoragePool
     metadata: dict[str, Any]
+    networks: Sequence[dict[str, Any]] | None = None
+    cloud_init: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,16 +98,46 @@ def as_new(connection: libvirt.virConnect, origin: Origin, new: New, deadline: D
         if volumes.find(copy.pool, copy.name) is not None:
             text = f"pool {copy.pool.name()} has a volume {copy.name} already"
             raise VirtfleetError(wanted, text, "Use another UUID, or delete it if nobody needs it.", "already_exists")
+    root = ET.fromstring(origin.manifest["domain_xml"])
+    # What is wrong with it is found before anything is copied.
+    networks, cards, files = _inside(connection, root, new, wanted)
+    seed_name = f"{prefix}seed.iso"
     made = [{"pool": copy.pool.name(), "name": copy.name} for copy in copies]
+    made += [{"pool": new.pool.name(), "name": seed_name}] if files is not None else []
+    kept: dict[str, Any] = {**new.metadata, "made_volumes": made}
+    fixed = [nic["address"].partition("/")[0] for nic in networks if nic["address"]]
+    kept |= {"fixed_addresses": fixed} if fixed and files is not None else {}
     _begin(new.pool, prefix, made)
     try:
         paths = _copy(origin, copies, deadline, wanted)
-        document = _renewed(origin.manifest["domain_xml"], new, paths, {**new.metadata, "made_volumes": made})
-        return connection.defineXML(document)
+        path = volumes.write_bytes(new.pool, seed_name, seed.image(files)).path() if files is not None else None
+        return connection.defineXML(_renewed(root, new, paths, kept, cards=cards, seed_path=path))
     except libvirtError as error:
         raise translate(error, wanted) from error
     finally:
         _clear_leftovers(connection, new.pool, prefix)
+
+
+def check_new(origin: Origin, new: New) -> None:
+    """Check what a new machine is to have of its own. Raises VirtfleetError `invalid` or `not_found`."""
+    wanted = f"restore backup {origin.manifest['name']} as machine {new.name}"
+    _inside(new.pool.connect(), ET.fromstring(origin.manifest["domain_xml"]), new, wanted)
+
+
+def _inside(
+    connection: libvirt.virConnect, root: ET.Element, new: New, wanted: str
+) -> tuple[list[dict[str, Any]], list[ET.Element] | None, dict[str, bytes] | None]:
+    """Return the networks of a new machine, its cards, None for those that it had, and the files of its seed."""
+    cards: list[ET.Element] | None = None
+    if new.networks is not None:
+        networks, cards = cards_of(connection, root, new.networks, new.uuid, wanted)
+    else:
+        macs = [clone_xml.mac_of(new.uuid, number) for number in range(len(root.findall("devices/interface")))]
+        networks = [{"mac": mac, "address": None, "gateway": None, "dns": None} for mac in macs]
+    if new.cloud_init is None:
+        return networks, cards, None
+    files = vm_making.seed_files(new.cloud_init, networks, instance_id=new.uuid, name=new.name, wanted=wanted)
+    return networks, cards, files
 
 
 def in_place(domain: libvirt.virDomain, origin: Origin, deadline: Deadline) -> None:
@@ -208,18 +246,24 @@ def _next_name(pool: libvirt.virStoragePool, name: str) -> str:
     return next(f"{stem}.r{number}" for number in range(1, len(there) + 2) if f"{stem}.r{number}" not in there)
 
 
-def _renewed(document: str, new: New, paths: dict[str, str], kept: dict[str, Any]) -> str:
-    """Return a definition with a new identity, over the disks of `paths` and no others."""
-    root = ET.fromstring(document)
+def _renewed(
+    root: ET.Element,
+    new: New,
+    paths: dict[str, str],
+    kept: dict[str, Any],
+    *,
+    cards: Sequence[ET.Element] | None,
+    seed_path: str | None,
+) -> str:
+    """Return a definition with a new identity, over the disks of `paths` and no others but the seed."""
     devices = root.find("devices")
     for disk in root.findall("devices/disk"):
         target = disk.find("target")
         if devices is not None and (target is None or target.get("dev") not in paths):
             devices.remove(disk)
-    _replace_disks(root, paths)
-    cards = root.findall("devices/interface")
-    macs = [clone_xml.mac_of(new.uuid, number) for number in range(len(cards))]
-    identity = clone_xml.Identity(new.name, new.uuid, kept, sources={}, macs=macs)  # its disks lie there already
+    _replace_disks(root, paths)  # they lie there already, so that there is nothing left to lay
+    macs = [clone_xml.mac_of(new.uuid, number) for number in range(len(root.findall("devices/interface")))]
+    identity = clone_xml.Identity(new.name, new.uuid, kept, sources={}, cards=cards, macs=macs, seed=seed_path)
     return ET.tostring(clone_xml.clone(root, identity), encoding="unicode")
 
 
@@ -253,12 +297,3 @@ def _note(root: ET.Element, values: dict[str, Any]) -> None:
         parent = ET.SubElement(root, "metadata")
     _drop(parent, metadata.TAG)
     parent.append(metadata.build({**kept, **values}))
-
-
-def pool_for(connection: libvirt.virConnect, name: str, wanted: str) -> libvirt.virStoragePool:
-    """Return the pool that the disks are to lie in. Raises VirtfleetError."""
-    pool = pools.active_pool(connection, name, wanted)
-    if pools.type_of(pool) not in pools.FILE_TYPES:
-        text = f"the pool {name} has no files"
-        raise VirtfleetError(wanted, text, f"Use a pool of type {', '.join(pools.FILE_TYPES)}.", "refused")
-    return pool

@@ -57,6 +57,22 @@ def find(connection: libvirt.virConnect, usage: str, usage_id: str) -> libvirt.v
         raise translate(error, f"look up the secret for {usage} {usage_id}") from error
 
 
+def all_of(connection: libvirt.virConnect) -> list[dict[str, Any]]:
+    """Return which secrets a host keeps, `{uuid, usage, usage_id}`; none where libvirt has no driver for them."""
+    usages = {number: name for name, (number, _tag) in USAGES.items()}
+    try:
+        found = connection.listAllSecrets()
+    except libvirtError as error:
+        if code_of(error) == "refused":
+            return []
+        raise
+    listed = [
+        {"uuid": each.UUIDString(), "usage": usages.get(each.usageType(), "none"), "usage_id": each.usageID() or ""}
+        for each in found
+    ]
+    return sorted(listed, key=lambda each: (each["usage"], each["usage_id"], each["uuid"]))
+
+
 def settings(secret: libvirt.virSecret) -> dict[str, Any]:
     """Return `{usage, usage_id, description, ephemeral, private}`, what module secret can set besides the value."""
     root = ET.fromstring(secret.XMLDesc(0))

@@ -228,6 +228,27 @@ def pause(domain: libvirt.virDomain) -> None:
         raise translate(error, f"pause machine {domain.name()}") from error
 
 
+def is_saved(domain: libvirt.virDomain) -> bool:
+    """Tell whether the memory of a machine that is stopped is saved, so that it goes on with it when it is started."""
+    try:
+        return bool(domain.hasManagedSaveImage(0))
+    except libvirtError:
+        return False  # a driver that saves nothing
+
+
+def save(domain: libvirt.virDomain, deadline: Deadline) -> None:
+    """Save the memory of a machine and stop it. When that takes too long, it goes on as it was."""
+    wanted = f"save the memory of machine {domain.name()}"
+    try:
+        bounded(lambda: domain.managedSave(0), deadline, wanted)
+    except VirtfleetError:
+        with contextlib.suppress(libvirtError):
+            domain.abortJob()
+        raise
+    except libvirtError as error:
+        raise translate(error, wanted) from error
+
+
 def resume(domain: libvirt.virDomain) -> None:
     """Let a paused machine go on."""
     try:

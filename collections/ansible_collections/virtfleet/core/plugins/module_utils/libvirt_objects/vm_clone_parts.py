@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,12 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import c
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import devices
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import nwfilter
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import snapshot as snapshots
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import NO_FILTER, source_of
+from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
+from ansible_collections.virtfleet.core.plugins.module_utils.nwfilter_rules import check_filter_name
 
 try:
     import libvirt
@@ -84,6 +88,34 @@ def parts(
             raise translate(error, goal) from error
         found.append(Part(target, disk.findtext("serial"), f"{prefix}{label}", pool, volume, described, image))
     return found
+
+
+def cards_of(
+    connection: libvirt.virConnect, root: ET.Element, given: Sequence[dict[str, Any]], uuid: str, goal: str
+) -> tuple[list[dict[str, Any]], list[ET.Element]]:
+    """Return the wanted networks, each with its MAC, and the cards for them.
+
+    Raises VirtfleetError, such as `not_found` for a filter that the host lacks.
+    """
+    there = root.findall("devices/interface")
+    networks = [{**nic, "mac": nic["mac"] or clone_xml.mac_of(uuid, number)} for number, nic in enumerate(given)]
+    cards = []
+    for number, nic in enumerate(networks):
+        kind, name = source_of(nic)
+        # What guards a card of the original guards the new one, too, unless another filter is named.
+        guard = devices.read_nic(there[number])["filter"] if number < len(there) else NO_FILTER
+        if nic["filter"] is not None:
+            guard = check_filter_name(nic["filter"])
+            if guard != NO_FILTER:
+                nwfilter.require(connection, guard, goal)
+        wanted = {
+            "source": {"kind": kind, "name": check_name(name, kind)},
+            "model": check_name(nic["model"] or "virtio", "card model"),
+            "link": "up",
+            "filter": guard,
+        }
+        cards.append(devices.nic_element(wanted, nic["mac"]))
+    return networks, cards
 
 
 def _refuse_others(root: ET.Element, goal: str) -> None:

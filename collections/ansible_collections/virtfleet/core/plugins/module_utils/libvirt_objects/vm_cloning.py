@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils import seed
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import build, devices
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import build
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import clone as clone_xml
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
@@ -35,12 +35,13 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_
     FULL,
     LINKED,
     Part,
+    cards_of,
     parts,
 )
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_recipe import refuse_older
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_undo import Undo
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done, source_of
-from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, volume_prefix
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done
+from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline, wait_for
 
 try:
@@ -264,20 +265,7 @@ class _Maker:
             # What addresses the source's cards have is the source's: these ask for theirs.
             self._networks = [{"mac": mac, "address": None, "gateway": None, "dns": None} for mac in self._macs]
             return
-        self._networks = [
-            {**nic, "mac": nic["mac"] or clone_xml.mac_of(self._uuid, number)} for number, nic in enumerate(given)
-        ]
-        self._cards = []
-        for number, nic in enumerate(self._networks):
-            kind, name = source_of(nic)
-            wanted = {
-                "source": {"kind": kind, "name": check_name(name, kind)},
-                "model": check_name(nic["model"] or "virtio", "card model"),
-                "link": "up",
-                # What guards a card of the source guards the clone's, too.
-                "filter": devices.read_nic(there[number])["filter"] if number < len(there) else "none",
-            }
-            self._cards.append(devices.nic_element(wanted, nic["mac"]))
+        self._networks, self._cards = cards_of(self._connection, self._root, given, self._uuid, self._goal)
 
     def _plan_seed(self) -> None:
         given = self._wish.cloud_init

@@ -76,6 +76,9 @@ def machine(
         text = f"virtfleet did not make machine {domain.name()}: it has no metadata of ours"
         raise VirtfleetError(wanted, text, "Leave it to whoever made it, or set managed_only to false.", "refused")
     state = vms.state_of(domain)
+    if state in ("stopped", "crashed") and vms.is_saved(domain):
+        text = f"the memory of machine {domain.name()} is saved, and goes with the devices that it had"
+        raise VirtfleetError(wanted, text, "Start it first.", "refused")
     kept, live = vm_update.documents(domain, active=state in ("running", "paused"))
     return Machine(connection, domain, kept, live, state == "paused")
 

@@ -15,13 +15,18 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import d
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import capabilities, vm_settings
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import capabilities, nwfilter, vm_settings
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_undo import Undo
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done, Wanted, source_of
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import (
+    NO_FILTER,
+    Done,
+    Wanted,
+    source_of,
+)
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_disk_size
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
@@ -48,6 +53,9 @@ def make(connection: libvirt.virConnect, wanted: Wanted, *, check: bool, deadlin
         missing = "no machine is there, and to make one name, vcpus and memory are needed"
         named = wanted.name or wanted.uuid
         raise VirtfleetError(f"make machine {named}", missing, "Give them.", "not_found", values={"cleaned": True})
+    if state == "saved":
+        text = "it is not there, so there is no memory to save"
+        raise VirtfleetError(f"save machine {wanted.name}", text, "Make it first.", "not_found", {"cleaned": True})
     if state in ("stopped", "restarted"):
         state = "present" if state == "stopped" else "running"
     after_state = "stopped" if state == "present" else state
@@ -240,7 +248,10 @@ class _Plan:
         cards = []
         for nic in self._options["networks"] or []:
             kind, source = source_of(nic)
-            cards.append(Nic(kind, check_name(source, kind), nic["mac"], nic["model"] or "virtio"))
+            guard = None if nic["filter"] == NO_FILTER else nic["filter"]
+            if guard is not None:
+                nwfilter.require(self._connection, guard, self._goal)
+            cards.append(Nic(kind, check_name(source, kind), nic["mac"], nic["model"] or "virtio", guard))
         return tuple(cards)
 
     @property

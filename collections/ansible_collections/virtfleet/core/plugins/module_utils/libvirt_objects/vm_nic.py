@@ -64,9 +64,8 @@ def present(machine: Machine, wanted: Wanted, *, check: bool) -> Done:
     if wanted.source is None and not any(state is not None and state["attached"] for state in (kept, live)):
         hint = "Give the bridge or network to join it to."
         raise VirtfleetError(goal, "it has no card of that address", hint, "not_found")
-    if wanted.filter not in (None, "none") and nwfilter.find(machine.domain.connect(), wanted.filter) is None:
-        hint = "Define it with module nwfilter."
-        raise VirtfleetError(goal, f"there is no network filter {wanted.filter}", hint, "not_found")
+    if wanted.filter is not None and wanted.filter != NEW["filter"]:
+        nwfilter.require(machine.domain.connect(), wanted.filter, goal)
     asked: dict[str, Any] = {"attached": True, **wanted.settings}
     for state in (kept, live):
         if state is not None and not state["attached"]:

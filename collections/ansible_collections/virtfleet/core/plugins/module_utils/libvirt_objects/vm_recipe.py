@@ -70,7 +70,7 @@ def _change(
     _refuse_unmanaged(wanted, facts)
     refuse_older(wanted.attempt, facts)
     options, state, goal = wanted.options, facts["state"], wanted.state
-    after_state = {"restarted": "running", "present": state}.get(goal, goal)
+    after_state = {"restarted": "running", "present": state, "saved": "stopped"}.get(goal, goal)
     todo = _step(connection, wanted, domain, state, deadline)
     runs = state in ("running", "paused") and after_state in ("running", "paused")
     # A new name needs a stopped machine, so one whose power may be cycled for it is compared as if it were stopped.
@@ -79,6 +79,9 @@ def _change(
         connection, domain, options, active=runs and not renaming, paused="paused" in (state, after_state)
     )
     update = prepared.update
+    if update.changed and (goal == "saved" or (not runs and vms.is_saved(domain))):
+        text = "its memory is saved, or is to be, and goes with the definition that it runs with"
+        raise VirtfleetError(f"change machine {facts['name']}", text, "Start it first.", "refused")
     cycling = runs and options["allow_power_cycle"] and (renaming or bool(update.next_boot))
     if cycling:
         update = update.cycled()
@@ -199,11 +202,16 @@ def _step(
         ("running", "paused"): partial(vms.pause, domain),
         ("running", "stopped"): partial(vms.stop, connection, domain, **obeying),
         ("running", "restarted"): partial(vms.restart, connection, domain, **obeying),
+        ("running", "saved"): partial(vms.save, domain, deadline),
+        ("paused", "saved"): partial(vms.save, domain, deadline),
         ("paused", "running"): partial(vms.resume, domain),
         ("paused", "stopped"): partial(vms.stop, connection, domain, **obeying),
     }
     if (state, goal) == ("paused", "restarted"):
         raise VirtfleetError(f"reboot machine {domain.name()}", "it is paused", "Resume it first.", "refused")
+    if goal == "saved" and state in ("stopped", "crashed") and not vms.is_saved(domain):
+        text = "it is stopped, so there is no memory to save"
+        raise VirtfleetError(f"save the memory of machine {domain.name()}", text, "Start it first.", "refused")
     return steps.get(("off" if state in ("stopped", "crashed") else state, goal))
 
 

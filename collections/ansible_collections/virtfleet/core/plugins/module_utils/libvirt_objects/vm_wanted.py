@@ -15,12 +15,15 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import p
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_settings
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, shown
+from ansible_collections.virtfleet.core.plugins.module_utils.nwfilter_rules import check_filter_name
 
 MAX_SERIAL_LENGTH = 20
 """What a virtio disk shows to its machine; the rest would be cut off without a word."""
 MAX_DISKS = 25
 """vda to vdz, one of them for the seed."""
 LONGEST_GRACE_SECONDS = 86400.0
+NO_FILTER = "none"
+"""The filter of a card that has none."""
 NETWORKS: dict[str, Any] = {
     "type": "list",
     "elements": "dict",
@@ -32,6 +35,7 @@ NETWORKS: dict[str, Any] = {
         "address": {"type": "str"},
         "gateway": {"type": "str"},
         "dns": {"type": "list", "elements": "str"},
+        "filter": {"type": "str"},
     },
 }
 CLOUD_INIT: dict[str, Any] = {
@@ -81,6 +85,8 @@ class Wanted:
         for nic in self.options["networks"] or []:
             if nic["model"] is not None:
                 check_name(nic["model"], "card model")
+            if nic["filter"] is not None:
+                check_filter_name(nic["filter"])
         for disk in self.options["disks"] or []:
             if disk["serial"] is not None:
                 check_serial(disk["serial"])

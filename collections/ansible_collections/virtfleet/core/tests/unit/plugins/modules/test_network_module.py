@@ -10,6 +10,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from ansible_collections.virtfleet.core.plugins.module_utils import network_definition
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import network as networks
 
@@ -158,6 +159,6 @@ def test_without_a_definition_there_must_be_one(call: Call) -> None:
     ],
 )
 def test_every_document_is_valid_for_libvirts_own_schema(mode: str, options: dict[str, Any]) -> None:
-    definition = networks.wanted_definition("n", mode, **options)
-    document = networks.network_xml("n", definition, "0ce8ca2f-6ba7-4b9e-9b0c-2b3d0a3b1a11")
+    definition = network_definition.wanted_definition("n", mode, **options)
+    document = network_definition.network_xml("n", definition, "0ce8ca2f-6ba7-4b9e-9b0c-2b3d0a3b1a11")
     subprocess.run(["virt-xml-validate", "-", "network"], input=document, text=True, check=True)
