@@ -20,4 +20,5 @@ class OutsideFolders(BuildHookInterface):
                 "playbooks": "virtfleet/_share/playbooks",
                 "roles": "virtfleet/_share/roles",
                 "inventories/example": "virtfleet/_share/inventories/example",
+                "requirements": "virtfleet/_share/requirements",
             }

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,35 +57,51 @@ def remove_labs_of_dead_test_runs() -> None:
 
 
 @pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of an empty database with all its tables: a copy takes a hundredth of the time of the migrations."""
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | str]:
+    """An empty database with all its tables, since the migrations take their time: a file, or a URL of PostgreSQL."""
     from virtfleet import database, migrations, settings
 
+    from tests import databases
+
     home = tmp_path_factory.mktemp("migrated")
-    with pytest.MonkeyPatch.context() as patch:
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("VIRTFLEET_HOME", str(home))
+        made: Path | str = home / "virtfleet.db"
+        server = databases.server()
+        if server is not None:
+            made = stack.enter_context(databases.made(server, f"test_{os.getpid()}"))
+            patch.setenv("VIRTFLEET_DATABASE_URL", made)
         settings.load.cache_clear()
         migrations.upgrade()
         database.dispose()
-    settings.load.cache_clear()
-    return home / "virtfleet.db"
+        patch.undo()
+        settings.load.cache_clear()
+        yield made
 
 
 @pytest.fixture
-def fleet_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_database: Path) -> Iterator[Path]:
+def fleet_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_database: Path | str) -> Iterator[Path]:
     """A fresh VIRTFLEET_HOME with an empty database, settings read anew, nothing left open afterwards."""
     from virtfleet import database, settings
     from virtfleet.jobs import queue
 
+    from tests import databases
+
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    shutil.copyfile(migrated_database, home / migrated_database.name)
-    monkeypatch.setenv("VIRTFLEET_HOME", str(home))
-    settings.load.cache_clear()
-    yield home
-    queue.forget_bells()
-    database.dispose()
-    settings.load.cache_clear()
+    with ExitStack() as stack:
+        if isinstance(migrated_database, Path):
+            shutil.copyfile(migrated_database, home / migrated_database.name)
+        else:
+            stack.enter_context(databases.as_it_is(migrated_database))
+            monkeypatch.setenv("VIRTFLEET_DATABASE_URL", migrated_database)
+        monkeypatch.setenv("VIRTFLEET_HOME", str(home))
+        settings.load.cache_clear()
+        yield home
+        queue.forget_bells()
+        database.dispose()
+        settings.load.cache_clear()
 
 
 @pytest.fixture

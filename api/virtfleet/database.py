@@ -1,7 +1,8 @@
 """One engine per process, and the two ways to use it: `read()` and `write()`.
 
-SQLite runs in WAL mode: readers never wait, and a writing transaction takes the write lock at its start
-(`BEGIN IMMEDIATE`), so that it decides and reserves on what it read. Keep I/O out of `write()`.
+Readers never wait, and see one state. There is one writer at a time, of all processes: a writing transaction takes the
+write lock at its start, so that it decides and reserves on what it read. SQLite has such a lock (`BEGIN IMMEDIATE`, in
+WAL mode), on PostgreSQL an advisory lock is it. Keep I/O out of `write()`.
 """
 
 import threading
@@ -17,6 +18,8 @@ from virtfleet import settings
 _engines: dict[str, Engine] = {}
 _guard = threading.Lock()
 BUSY_TIMEOUT_MS = 30_000
+WRITE_LOCK = 7_610_453
+"""The number of PostgreSQL's advisory lock; locks are counted for each database apart."""
 
 
 def _tune_sqlite(engine: Engine) -> None:
@@ -37,6 +40,14 @@ def _tune_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
+def _tune_postgresql(engine: Engine) -> None:
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Any) -> None:
+        if connection.get_execution_options().get("virtfleet_write", False):
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {BUSY_TIMEOUT_MS}")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
+
+
 def engine(url: str | None = None) -> Engine:
     """Return this process's engine for the fleet's database."""
     url = url or settings.load().database
@@ -47,6 +58,8 @@ def engine(url: str | None = None) -> Engine:
             made = create_engine(url, pool_pre_ping=not url.startswith("sqlite"), pool_size=20, max_overflow=20)
             if made.dialect.name == "sqlite":
                 _tune_sqlite(made)
+            else:
+                _tune_postgresql(made)
             _engines[url] = made
         return _engines[url]
 
@@ -62,7 +75,10 @@ def dispose() -> None:
 @contextmanager
 def read() -> Iterator[Session]:
     """Give a session that sees one consistent state and changes nothing."""
-    with Session(engine(), expire_on_commit=False) as session:
+    reading = engine()
+    if reading.dialect.name != "sqlite":  # which gives every transaction no less
+        reading = reading.execution_options(isolation_level="REPEATABLE READ")
+    with Session(reading, expire_on_commit=False) as session:
         try:
             yield session
         finally:

@@ -36,6 +36,7 @@ def files(folder: str) -> set[str]:
         ("playbooks", "virtfleet/_share/playbooks"),
         ("roles", "virtfleet/_share/roles"),
         ("inventories/example", "virtfleet/_share/inventories/example"),
+        ("requirements", "virtfleet/_share/requirements"),
     ],
 )
 def test_every_file_of_the_product_is_in_the_wheel(wheel: set[str], folder: str, inside: str) -> None:
