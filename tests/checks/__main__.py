@@ -45,11 +45,11 @@ LANES = {"lab": "hosts", **dict.fromkeys(("sweeps", "processes", "conformance", 
 
 
 def shell_scripts() -> list[str]:
-    """Return every shell script of the repository that git knows, or would take."""
+    """Return every shell script of the repository that git knows, or would take; a template becomes one only later."""
     scripts = [ROOT / "fleet", ROOT / "script", ROOT / ".ci/run"]
     for tree in ("api", "collections", "playbooks", "roles", "tests"):
         for path in (ROOT / tree).rglob("*"):
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and path.suffix != ".j2":
                 with path.open("rb") as handle:
                     if handle.readline(64).rstrip() in (b"#!/bin/sh", b"#!/bin/bash"):
                         scripts.append(path)
