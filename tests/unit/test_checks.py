@@ -12,7 +12,7 @@ from tests.checks.docs import anchors, broken_links
 from tests.checks.runner import ROOT, Check, Runner, conclude
 
 
-def run_pytest(folder: Path, **texts: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, *words: str, **texts: str) -> subprocess.CompletedProcess[str]:
     """Run the tests in these files; no plugin but our own is loaded, as they take longer than the run."""
     for name, text in texts.items():
         (folder / f"test_{name}.py").write_text(text)
@@ -30,7 +30,7 @@ def run_pytest(folder: Path, **texts: str) -> subprocess.CompletedProcess[str]:
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
-        [*command, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [*command, *words, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -44,6 +44,19 @@ def test_a_skip_that_is_not_listed_fails_the_run(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout
     told = done.stdout.split("skips that tests/skips.txt does not list")[1]
     assert all(f"reason {number}" in told for number in (1, 2, 3))
+
+
+def test_the_quick_loop_tries_the_first_case_of_each_test(tmp_path: Path) -> None:
+    cases = "@pytest.mark.parametrize('n', [1, 2, 3])\n"
+    done = run_pytest(
+        tmp_path,
+        "-p",
+        "tests.checks.first_cases",
+        cases=f"import pytest\n{cases}def test_a(n): assert n == 1\n{cases}def test_b(n): assert n == 1\n",
+        others="import pytest\ndef test_a(): pass\ndef test_c(): pass\n",
+    )
+    assert done.returncode == 0, done.stdout
+    assert "4 passed, 4 deselected" in done.stdout
 
 
 def test_no_test_at_all_fails_the_run(tmp_path: Path) -> None:
