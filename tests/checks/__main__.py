@@ -67,7 +67,7 @@ def all_checks(*, quick_loop: bool = False) -> list[Check]:
     suites = []
     for name, quick in SUITES.items():
         folders = [f"tests/{name}", *([f"{COLLECTION}/tests/unit"] if name == "unit" else [])]
-        fewer = ("-p", "tests.checks.first_cases") if quick_loop else ()
+        fewer: tuple[str, ...] = ("-p", "tests.checks.first_cases") if quick_loop else ()
         if quick_loop and name == "unit":
             fewer += ("--hypothesis-profile", "quick")
         needs = f"tests/{name}" if name in NOTHING_YET else ""

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_preflight as preflight
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_storage as storage
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
@@ -40,6 +41,8 @@ try:
     from libvirt import libvirtError
 except ImportError:
     libvirtError = OSError
+
+_LOOK_AGAIN_SECONDS = 0.5
 
 
 @dataclass
@@ -70,7 +73,8 @@ def move(
 
     Raises VirtfleetError; its `values["on"]` says where the machine is then: source, target, both, nowhere or unknown.
     """
-    return _Move(source, target, wish, check=check, deadline=deadline, report=report).run()
+    moving = _Move(source, target, wish, check=check, deadline=deadline, report=report)
+    return _as_they_are(moving.run, deadline, wish.goal)
 
 
 def end(source: libvirt.virConnect, wish: Wish, *, check: bool, deadline: Deadline) -> bool:
@@ -96,7 +100,21 @@ def settle(
     settling = _Move(source, target, wish, check=check, deadline=deadline, report=lambda _progress: None)
     if ended:
         settling.mended.append("a migration that was on its way was ended")
-    return settling.settle()
+    return _as_they_are(settling.settle, deadline, wish.goal)
+
+
+def _as_they_are(work: Callable[[], Moved], deadline: Deadline, goal: str) -> Moved:
+    """Do work that begins by looking at both hosts, again when a machine has gone from one of them meanwhile.
+
+    A host clears away by itself, in a while, what a run that died has left there half received.
+    """
+    while True:
+        try:
+            return work()
+        except libvirtError as error:
+            if code_of(error) != "not_found" or deadline.passed:
+                raise translate(error, goal) from error
+            time.sleep(_LOOK_AGAIN_SECONDS)
 
 
 def is_surely_here(source: libvirt.virConnect, wish: Wish) -> bool:
