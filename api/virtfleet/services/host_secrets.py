@@ -6,10 +6,11 @@ A value goes the way of all secrets: encrypted here, a file that only the attemp
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.virtfleet.core.plugins.module_utils.secret_usage import check_usage
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from virtfleet.errors import Problem, not_found
+from virtfleet.errors import not_found
 from virtfleet.jobs import kinds
 from virtfleet.jobs.kinds import Outcome
 from virtfleet.models import Host, Job, Secret
@@ -28,7 +29,7 @@ def keep(session: Session, who: Principal, host: Host, wanted: Mapping[str, Any]
     `wanted` is as module secret takes it; what is None in it, and a `value` that is, stays as it is.
     """
     usage, usage_id = wanted["usage"], wanted["usage_id"]
-    _check(usage, usage_id)
+    host_objects.usable("usage_id", lambda: check_usage(usage, usage_id))
     given = {key: each for key, each in wanted.items() if each is not None}
     if value is not None:
         kept = secrets.keep(session, who, _purpose(host, usage, usage_id), value)
@@ -49,19 +50,6 @@ def _submit(session: Session, who: Principal, host: Host, kind: str, secret: Map
     key = f"secret:{about['usage']}:{about['usage_id']}"
     variables = {"virtfleet_secret": dict(secret)}
     return host_objects.submit(session, who, host, kind, key=key, variables=variables, about=about)
-
-
-def _check(usage: str, usage_id: str) -> None:
-    """Refuse at once what the module would. Raises Problem `invalid`."""
-    is_path = usage_id.startswith("/") and not {"", ".", ".."} & set(usage_id.split("/")[1:])
-    if usage == "volume" and not is_path:
-        text, hint = "That of a volume is the plain absolute path of it.", "Write it from / on, without '..'."
-    elif usage != "volume" and "/" in usage_id:
-        text, hint = "Only that of a volume is a path.", "Leave out the slashes."
-    else:
-        return
-    errors = [{"field": "usage_id", "message": "not usable"}]
-    raise Problem("invalid", f"A secret for {usage} cannot have this usage_id. {text}", hint, errors=errors)
 
 
 def _purpose(host: Host, usage: str, usage_id: str) -> str:

@@ -134,6 +134,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import secret as secrets
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.names import shown
+from ansible_collections.virtfleet.core.plugins.module_utils.secret_usage import check_text, check_usage
 
 SPEC: dict[str, Any] = {
     **COMMON,
@@ -153,9 +154,9 @@ RULES: dict[str, Any] = {"mutually_exclusive": [("value", "value_src")]}
 
 def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     """Bring the secret into the wanted state."""
-    usage, usage_id = params["usage"], secrets.check_usage(params["usage"], params["usage_id"])
+    usage, usage_id = params["usage"], check_usage(params["usage"], params["usage_id"])
     if params["description"] is not None:
-        secrets.check_text(params["description"], "description")
+        check_text(params["description"], "description")
     uuid = _uuid(params["uuid"])
     present = params["state"] == "present"
     value = _value(params) if present else None

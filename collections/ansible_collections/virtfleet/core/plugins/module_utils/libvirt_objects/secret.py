@@ -11,7 +11,6 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils import plan
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
-from ansible_collections.virtfleet.core.plugins.module_utils.names import check_path, shown
 
 try:
     import libvirt
@@ -22,29 +21,9 @@ except ImportError:
 # What a secret is for → libvirt's number of it, and the element that says for which one.
 USAGES = {"volume": (1, "volume"), "ceph": (2, "name"), "iscsi": (3, "target"), "tls": (4, "name"), "vtpm": (5, "name")}
 LONGEST_VALUE_BYTES = 65536  # as much as libvirt's protocol carries
-LONGEST_TEXT = 1024
 
 # What of a value may be told. No word of it depends on the value itself.
 NONE, ANOTHER, UNREADABLE, SET = "none", "another", "unreadable", "set"
-
-
-def check_text(text: str, what: str) -> str:
-    """Return a usage or a description that is one line of text. Raises VirtfleetError `invalid`."""
-    if not text or len(text) > LONGEST_TEXT or not text.isprintable():
-        hint = f"Use one line of at most {LONGEST_TEXT} characters."
-        raise VirtfleetError(f"use {shown(text)} as {what} of a secret", "it is not one line of text", hint, "invalid")
-    return text
-
-
-def check_usage(usage: str, usage_id: str) -> str:
-    """Return what a secret is for, if libvirt's schema lets it be. Raises VirtfleetError `invalid`."""
-    check_text(usage_id, "usage_id")
-    if usage == "volume":
-        return check_path(usage_id, "the volume that a secret is for")
-    if "/" in usage_id:
-        wanted = f"use {shown(usage_id)} as usage_id of a secret for {usage}"
-        raise VirtfleetError(wanted, "only that of a volume is a path", "Leave out the slashes.", "invalid")
-    return usage_id
 
 
 def find(connection: libvirt.virConnect, usage: str, usage_id: str) -> libvirt.virSecret | None:
