@@ -8,13 +8,13 @@ from ansible_collections.virtfleet.core.plugins.module_utils.units import about,
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from virtfleet import clock, database, names, settings
+from virtfleet import names, settings
 from virtfleet.errors import Problem
 from virtfleet.ids import new_id
-from virtfleet.jobs import kinds, lifecycle, queue
+from virtfleet.jobs import kinds, lifecycle
 from virtfleet.jobs.kinds import Outcome
 from virtfleet.models import UNFINISHED, Attachment, Host, Job, Vm, Volume
-from virtfleet.services import attachments, capacity, ledger
+from virtfleet.services import attachments, capacity, cleanups, ledger
 from virtfleet.services.auth import Principal
 from virtfleet.services.lookup import find
 from virtfleet.services.vms import disks
@@ -22,8 +22,6 @@ from virtfleet.services.vms import disks
 LONG_SECONDS = 1800.0
 """How long copying or wiping a volume may take."""
 REST_SECONDS = 120.0
-PAUSE_SECONDS = 30.0
-"""How long a clean-up that failed rests before it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -305,21 +303,5 @@ def _forget(session: Session, volume: Volume) -> None:
 
 
 def retry_cleanups() -> int:
-    """Try again to remove what is left on hosts that answer; for the controller. Returns how many jobs were made.
-
-    A volume that is still being made although its job has ended is one whose end could not be recorded.
-    """
-    rested = Job.state.not_in(UNFINISHED) & (Job.ended_at < clock.after(-PAUSE_SECONDS))
-    waiting = (
-        select(Volume)
-        .join(Host, Host.id == Volume.host_id)
-        .outerjoin(Job, Job.id == Volume.job_id)
-        .where(Volume.state.in_(("creating", "deleting")), Host.state == "up", Job.id.is_(None) | rested)
-    )
-    with database.read() as session:
-        if session.scalars(waiting.limit(1)).first() is None:
-            return 0
-    with database.write() as session:
-        jobs = [_clean_up(session, volume) for volume in session.scalars(waiting).all()]
-    queue.ring([job.id for job in jobs])
-    return len(jobs)
+    """Try again to remove what is left on hosts that answer; for the controller. Returns how many jobs were made."""
+    return cleanups.retry(Volume, "creating", lambda session, rows: [_clean_up(session, row) for row in rows])

@@ -6,11 +6,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from virtfleet import clock, database
 from virtfleet.errors import Problem
-from virtfleet.jobs import lifecycle, queue
-from virtfleet.models import UNFINISHED, Host, Job, Move, Vm
-from virtfleet.services import ledger
+from virtfleet.jobs import lifecycle
+from virtfleet.models import UNFINISHED, Job, Move, Vm
+from virtfleet.services import cleanups, ledger
 from virtfleet.services.auth import Principal
 
 KINDS = {
@@ -23,8 +22,6 @@ OBEYING = ("stop", "reboot")
 """What a machine is asked for, and may take its time over."""
 DEFAULT_GRACE_SECONDS = 60.0
 LONGEST_GRACE_SECONDS = 3600.0
-PAUSE_SECONDS = 30.0
-"""How long a clean-up that failed rests before it is tried again."""
 
 
 def act(
@@ -109,24 +106,8 @@ def clean_up(session: Session, vms: Sequence[Vm]) -> list[Job]:
 
 
 def retry_cleanups() -> int:
-    """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made.
-
-    A machine that is still being built although its job has ended is one whose end could not be recorded.
-    """
-    rested = Job.state.not_in(UNFINISHED) & (Job.ended_at < clock.after(-PAUSE_SECONDS))
-    waiting = (
-        select(Vm)
-        .join(Host, Host.id == Vm.host_id)
-        .outerjoin(Job, Job.id == Vm.job_id)
-        .where(Vm.state.in_(("building", "deleting")), Host.state == "up", Job.id.is_(None) | rested)
-    )
-    with database.read() as session:
-        if session.scalars(waiting.limit(1)).first() is None:
-            return 0
-    with database.write() as session:
-        jobs = clean_up(session, session.scalars(waiting).all())
-    queue.ring([job.id for job in jobs])
-    return len(jobs)
+    """Try again to clean up on hosts that answer; for the controller. Returns how many jobs were made."""
+    return cleanups.retry(Vm, "building", clean_up)
 
 
 def hosts_of(session: Session, vms: Sequence[Vm]) -> list[str]:
