@@ -20,6 +20,7 @@ import yaml
 
 from tests.checks.homes import cache, own_home
 from tests.checks.runner import ROOT
+from tests.checks.stamps import unless_well
 from tests.instances.group import Group
 
 WHOLE = "default"
@@ -30,6 +31,12 @@ SHARED_SETTINGS = ROOT / ".config/molecule/config.yml"
 SHORT_SETTINGS = ROOT / ".config/molecule/short.yml"
 NOT_SHORT = {"nfs_client", "nfs_server"}
 """Roles whose instances need a kernel of their own: minutes to boot."""
+SHORT_LOOKS_AT = ("roles/packages", "tests/instances", ".config/molecule", "api/virtfleet/lab")
+ALSO_LOOKS_AT = {
+    "controller": ("api", "collections", "playbooks", "requirements", "pyproject.toml", "hatch_build.py"),
+    "hypervisor": ("collections",),
+}
+"""What the answer of a role's short run depends on beside the role."""
 SHORT_STEPS = ("converge", "idempotence", "verify")
 SHORT_AT_ONCE = 2
 
@@ -108,28 +115,36 @@ def run(role: str, short: bool = False) -> Result:
     return Result(status, time.monotonic() - started, worked, output)
 
 
-def run_all(roles: list[str], short: bool) -> dict[str, Result]:
-    """Run the scenarios of these roles and say how each went: short ones two at a time, since they wait much."""
+def run_all(roles: list[str], short: bool, again: bool) -> dict[str, Result]:
+    """Run the scenarios of these roles, say how each went, and return it: short ones two at a time, since they wait
+    much, and unless `again`, not what was well and has not changed.
+    """
     speaking = threading.Lock()
+    results: dict[str, Result] = {}
 
-    def one(role: str) -> Result:
+    def one(role: str) -> int:
         if not short:
             print(f"===== {role}", flush=True)
-        result = run(role, short)
+        results[role] = result = run(role, short)
         word = "ok" if result.status == 0 else f"FAILED with {result.status}"
+        ansible, instances = result.worked
         with speaking:
             if result.status:
                 print(result.output)
-            ansible, instances = result.worked
             print(
                 f"===== {role}: {word} ({result.seconds:.0f} s; processors worked {ansible:.0f} s for Ansible and"
                 f" {instances:.0f} s for the instances)",
                 flush=True,
             )
-        return result
+        return result.status
+
+    def one_unless_well(role: str) -> int:
+        looks_at = [f"roles/{role}", *SHORT_LOOKS_AT, *ALSO_LOOKS_AT.get(role, ())]
+        return unless_well(f"role-{role}", looks_at, lambda: one(role))
 
     with ThreadPoolExecutor(max_workers=SHORT_AT_ONCE if short else 1) as pool:
-        return dict(zip(roles, pool.map(one, roles), strict=True))
+        list(pool.map(one_unless_well if short and not again else one, roles))
+    return results
 
 
 def main(arguments: list[str]) -> int:
@@ -147,14 +162,14 @@ def main(arguments: list[str]) -> int:
         print(f"no role with a scenario is called {', '.join(unknown)}; there are {', '.join(there) or 'none'}")
         return 2
     wanted = options.roles or [role for role in there if not (options.short and role in NOT_SHORT)]
-    results = run_all(wanted, options.short)
+    results = run_all(wanted, options.short, again=bool(options.roles))
     failed = sorted(role for role, result in results.items() if result.status)
     worked = sum(sum(result.worked) for result in results.values())
     print(
-        f"{len(results) - len(failed)} roles passed, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}"
+        f"{len(wanted) - len(failed)} roles passed, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}"
         f" ({worked:.0f} s of processors)"
     )
-    return 1 if failed or lost or not results else 0
+    return 1 if failed or lost or not wanted else 0
 
 
 if __name__ == "__main__":
