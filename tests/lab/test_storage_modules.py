@@ -180,6 +180,13 @@ def test_a_volume_grows_is_copied_and_never_shrinks(host: str) -> None:
     assert over["image"].endswith("/t-a")
     with pytest.raises(VirtfleetError, match="lies over it"):
         call("volume", host, pool="default", name="t-a", state="absent")
+    told = call("volume_info", host, pool="default").values["volumes"]
+    assert [(each["name"], each["image"], each["users"]) for each in told if each["name"].startswith("t-")] == [
+        ("t-a", None, []),
+        ("t-c", over["path"].replace("t-c", "t-a"), []),
+    ]
+    everywhere = call("volume_info", host, name="t-b", users=False).values["volumes"]
+    assert [(each["pool"], each["users"]) for each in everywhere] == [("shared", None)]
 
 
 def test_a_file_is_uploaded_whole_and_its_holes_are_not(lab: Lab, host: str, disk: Path) -> None:
@@ -190,6 +197,22 @@ def test_a_file_is_uploaded_whole_and_its_holes_are_not(lab: Lab, host: str, dis
     with stored.open("rb") as file:
         assert file.read(64 * MIB) == disk.read_bytes()
     assert not call("volume", host, pool="shared", name="t-up", src=str(disk), size="80MiB").changed
+    # Brought back, it is the same, holes and all; a file of another content is replaced, and only in earnest.
+    down: dict[str, Any] = {
+        "pool": "shared",
+        "name": "t-up",
+        "state": "downloaded",
+        "dest": str(disk.with_name("down.img")),
+    }
+    told = call("volume", host, **down).values["file"]
+    assert Path(down["dest"]).read_bytes() == stored.read_bytes()
+    assert Path(down["dest"]).stat().st_blocks * 512 < 10 * MIB
+    assert told["checksum"] == checksum_of(stored)
+    Path(down["dest"]).write_bytes(b"another")
+    assert call("volume", host, check=True, **down).changed
+    assert Path(down["dest"]).read_bytes() == b"another"
+    assert [call("volume", host, **down).changed for _ in range(2)] == [True, False]
+    assert {each.name for each in disk.parent.iterdir()} == {disk.name, "down.img"}
     # What a killed upload has left is shorter than the file; it is made anew.
     os.truncate(stored, MIB)
     assert call("volume", host, pool="shared", name="t-up", src=str(disk)).changed

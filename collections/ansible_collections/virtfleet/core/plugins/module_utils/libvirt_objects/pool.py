@@ -43,6 +43,15 @@ def find(connection: libvirt.virConnect, name: str) -> libvirt.virStoragePool | 
         raise translate(error, f"look up pool {name}") from error
 
 
+def all_active(connection: libvirt.virConnect) -> list[libvirt.virStoragePool]:
+    """Return the pools of a host that are active, in the order of their names."""
+    try:
+        found = connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+    except libvirtError as error:
+        raise translate(error, "list the pools of a host") from error
+    return sorted(found, key=lambda pool: str(pool.name()))
+
+
 def active_pool(connection: libvirt.virConnect, name: str, wanted: str) -> libvirt.virStoragePool:
     """Return the pool of that name, ready for use. Raises VirtfleetError `not_found` or `refused` (inactive).
 

@@ -66,6 +66,19 @@ def describe(volume: libvirt.virStorageVol) -> dict[str, Any]:
     }
 
 
+def all_of(pool: libvirt.virStoragePool) -> list[dict[str, Any]]:
+    """Return what `describe` does of every volume of a pool, in the order of names; one that goes is left out."""
+    found = []
+    try:
+        listed = pool.listAllVolumes(0)
+    except libvirtError as error:
+        raise translate(error, f"list the volumes of pool {pool.name()}") from error
+    for volume in listed:
+        with contextlib.suppress(VirtfleetError):
+            found.append(describe(volume))
+    return sorted(found, key=lambda volume: str(volume["name"]))
+
+
 def volume_xml(
     name: str,
     capacity_bytes: int,
@@ -293,15 +306,21 @@ def overlays_of(pool: libvirt.virStoragePool, path: str) -> list[str]:
 
 def machines_using(connection: libvirt.virConnect, paths: Collection[str], *, running_only: bool = False) -> list[str]:
     """Return the names of the machines, running or not, that have one of `paths` as a disk."""
-    users = []
+    users = users_of(connection, running_only=running_only)
+    return sorted({name for path in paths for name in users.get(path, ())})
+
+
+def users_of(connection: libvirt.virConnect, *, running_only: bool = False) -> dict[str, list[str]]:
+    """Return path → names of the machines, running or not, that have it as a disk or below one."""
+    users: dict[str, list[str]] = {}
     for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if running_only else 0):
         with contextlib.suppress(libvirtError):
             documents = [domain.XMLDesc(0)]
             if domain.isActive() and domain.isPersistent():
                 documents.append(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-            if any(path in paths for document in documents for path in _disk_paths(connection, document)):
-                users.append(domain.name())
-    return sorted(users)
+            for path in {path for document in documents for path in _disk_paths(connection, document)}:
+                users.setdefault(path, []).append(domain.name())
+    return {path: sorted(names) for path, names in users.items()}
 
 
 def wipe(volume: libvirt.virStorageVol, deadline: Deadline) -> None:

@@ -260,19 +260,13 @@ def _from_another_host(
     original = _original(elsewhere, recipe.name, pool_name, name)
     source = volumes.describe(original)
     wanted = f"copy volume {name} of another host to {recipe.name}"
-    if source["image"] is not None:
-        text = f"it lies over {source['image']}, which would stay behind"
-        raise VirtfleetError(wanted, text, "Make a whole copy of it on its own host first.", "refused")
+    volume_copy.check_at_rest(elsewhere, original, wanted)
     if recipe.format not in (None, source["format"]):
         text = f"it is {source['format']} there, and is to be {recipe.format} here"
         raise VirtfleetError(wanted, text, "A copy from another host keeps its format: leave it away.", "invalid")
     if pools.type_of(pool) == "logical":
         text = f"pool {pool.name()} has no files"
         raise VirtfleetError(wanted, text, "Choose a pool of files here.", "invalid")
-    users = volumes.machines_using(elsewhere, {original.path()}, running_only=True)
-    if users:
-        text = f"it is a disk of {', '.join(users)}, which runs, and a copy of what is written to is broken"
-        raise VirtfleetError(wanted, text, "Stop the machine or detach the volume first.", "refused")
     asked = Recipe(recipe.name, recipe.size_bytes, source["format"], original=recipe.original)
     after = {**_predicted(pool, asked, original, over=False), "image": None}
     half = volumes.find(pool, recipe.name)
