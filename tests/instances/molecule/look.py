@@ -65,11 +65,17 @@ def main() -> None:
         name, status = line.split()
         if status != "not-installed":
             look[f"package {name}"] = status
+    units = {}
     for line in output(
         "systemctl", "list-units", "--no-legend", "--no-pager", "--plain", "--type=service,socket,timer"
     ):
         name, _, state = line.split()[:3]
-        if state == "failed" or (wanted_at_boot(name) and not re.match(r"(user@|user-runtime-dir@|session-)", name)):
+        units[name] = state
+    for name, state in units.items():
+        # Such as libvirtd, which ends when nobody needs it: its socket starts it again.
+        asked_for = units.get(name.replace(".service", ".socket")) == "active" and name.endswith(".service")
+        of_a_login = re.match(r"(user@|user-runtime-dir@|session-)", name)
+        if state == "failed" or not (asked_for or of_a_login or not wanted_at_boot(name)):
             look[f"unit {name}"] = state
     for link in json.loads("".join(output("ip", "-j", "address", "show"))):
         addresses = sorted(a["local"] for a in link["addr_info"] if a["scope"] == "global")

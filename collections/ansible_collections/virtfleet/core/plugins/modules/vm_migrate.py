@@ -31,7 +31,10 @@ options:
     type: str
     required: true
   peer_uri:
-    description: The same as the source host reaches it, when that is another one. It must name a host.
+    description:
+      - The same as the source host reaches it. It must name a host.
+      - When it is not given, O(target_uri) is taken, without C(pkipath), C(keyfile) and C(known_hosts), which name
+        files of the machine that runs this module. The source host has its own, where libvirt looks for them.
     type: str
   address:
     description: The target's address or name for memory and disks, if another network carries them.
@@ -166,7 +169,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.module_utils.connection import check_uri, opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import (
+    check_uri,
+    opened_host,
+    uri_for_peers,
+)
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration import (
     end,
@@ -215,7 +222,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     wish = Wish(
         name=name,
         uuid=uuid,
-        peer_uri=check_uri(params["peer_uri"] or params["target_uri"]),
+        peer_uri=check_uri(params["peer_uri"] or uri_for_peers(params["target_uri"])),
         address=params["address"],
         live=params["live"],
         copy_storage=params["copy_storage"],
