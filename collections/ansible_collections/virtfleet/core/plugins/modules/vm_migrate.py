@@ -57,7 +57,8 @@ options:
     description:
       - Pools that are the same storage on both hosts although libvirt cannot know that, such as a directory on a
         cluster file system. Pools of type C(netfs) with the same source need not be named.
-      - This is tried out before it is relied upon. Without it no unsafe migration is ever asked for.
+      - This is tried out before it is relied upon. Libvirt sees by itself that NFS is shared. Where it cannot see that,
+        it is asked for a migration that it calls unsafe, which RV(migration) tells; without this option never.
     type: list
     elements: str
     default: []
@@ -129,7 +130,8 @@ migration:
   description:
     - What it took; null when nothing was to be moved, and in check mode. Times are seconds; C(downtime) is what libvirt
       measured and null for a machine that did not run. C(bytes) is what was sent, C(disk_bytes) of that for disks.
-      C(copied) are the volumes that were copied, C(left) old ones that are still on the source.
+      C(copied) are the volumes that were copied, C(left) old ones that are still on the source. C(unsafe) tells whether
+      libvirt had to be told that the storage is shared, see O(shared_pools).
   returned: success
   type: dict
   sample:
@@ -139,6 +141,7 @@ migration:
     bytes: 95657278
     disk_bytes: 720896
     iterations: 3
+    unsafe: false
     copied: []
     left: []
 verdict:
