@@ -204,8 +204,8 @@ class Crossing:
         try:
             self.here.migrateToURI3(self.wish.peer_uri, parameters, flags)
         except libvirtError as error:
-            # Libvirt sees by itself that NFS and cluster file systems are shared. Of others a person has said so, and it
-            # was proven a moment ago.
+            # Libvirt sees by itself that NFS and cluster file systems are shared. Of others a person has said so, and
+            # it was proven a moment ago.
             if not planned.asserted_pools or error.get_error_code() != libvirt.VIR_ERR_MIGRATE_UNSAFE:
                 raise
             self.progress.unsafe = True
