@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 from virtfleet import clock, database
-from virtfleet.app import create_app
 from virtfleet.ids import new_id
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import Outcome
@@ -16,6 +15,7 @@ from virtfleet.services import auth, vms, volumes
 from virtfleet.services.vms import backups, cloning
 from werkzeug.test import TestResponse
 
+from tests.api.application import application
 from tests.api.fleet_rows import GIB, add_host, add_vm
 from tests.api.test_rest import Caller, problem
 
@@ -27,7 +27,7 @@ def api(two_hosts: None) -> Iterator[Caller]:
     """A fleet of two hosts with a machine that runs on each."""
     add_vm("web1", "host1")
     add_vm("web2", "host2")
-    yield Caller(create_app().test_client(), auth.token_file().read_text().strip())
+    yield Caller(application().test_client(), auth.token_file().read_text().strip())
     assert {each["state"] for each in known()} <= {"ready", "creating", "deleting"}
 
 

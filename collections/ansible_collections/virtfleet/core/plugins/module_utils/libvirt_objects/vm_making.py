@@ -15,7 +15,12 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import d
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import capabilities, nwfilter, vm_settings
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import (
+    capabilities,
+    nwfilter,
+    vm_addresses,
+    vm_settings,
+)
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
@@ -77,7 +82,9 @@ def make(connection: libvirt.virConnect, wanted: Wanted, *, check: bool, deadlin
             vms.start(domain, paused=state == "paused")
         addresses: list[str] = []
         if state == "running":
-            addresses = vms.await_guest(connection, domain, options["wait_for"], wanted.fixed_addresses, deadline)
+            addresses = vm_addresses.await_guest(
+                connection, domain, options["wait_for"], wanted.fixed_addresses, deadline
+            )
         return Done(True, vms.describe(domain, addresses), None, after)
     except VirtfleetError as error:
         undo.explain(error)
