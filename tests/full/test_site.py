@@ -41,7 +41,9 @@ class Site:
         self.notes = folder / "rollout"
         self._variables = {
             "hypervisor_pki": str(folder / "pki"),
-            "hypervisor_security_driver": "none",  # the kernel of the machines has no AppArmor
+            # The kernel of the machines has no AppArmor, and of nf_tables not what a NAT network needs.
+            "hypervisor_security_driver": "none",
+            "hypervisor_network": "",
             "virtfleet_rollout": str(self.notes),
             "virtfleet_shared_pools": ["shared"],
             "nfs_client_mounts": [
