@@ -20,6 +20,7 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.module import Result
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
@@ -193,6 +194,41 @@ def test_a_file_is_uploaded_whole_and_its_holes_are_not(lab: Lab, host: str, dis
     os.truncate(stored, MIB)
     assert call("volume", host, pool="shared", name="t-up", src=str(disk)).changed
     assert stored.read_bytes() == disk.read_bytes()
+
+
+def test_a_volume_of_another_host_is_copied_and_a_copy_that_is_half_is_made_anew(
+    lab: Lab, host: str, disk: Path
+) -> None:
+    other = lab.host("host2").uri
+    ask: dict[str, Any] = {"pool": "shared", "name": "t-near", "copy_of": {"uri": other, "pool": "default"}}
+    ask["copy_of"]["name"] = "t-far"
+    stored = lab.layout.shared / "t-near"
+    try:
+        call("volume", other, pool="default", name="t-far", src=str(disk), size="80MiB")
+        predicted, done = call("volume", host, check=True, **ask), call("volume", host, **ask)
+        assert (predicted.changed, predicted.after) == (done.changed, done.after)
+        assert done.values["volume"]["capacity_bytes"] == 80 * MIB
+        assert done.values["volume"]["allocation_bytes"] < 10 * MIB
+        assert stored.read_bytes()[: 64 * MIB] == disk.read_bytes()
+        # The original has grown since, and the copy has been written to: nothing is asked of it.
+        call("volume", other, pool="default", name="t-far", size="96MiB")
+        assert not call("volume", host, **ask).changed
+        # What a killed copy leaves: a part, and the note that says so.
+        os.truncate(stored, MIB)
+        with opened_host(host, Deadline(60)) as connection:
+            volumes.write_text(connection.storagePoolLookupByName("shared"), "t-near.copying", "of another host")
+        assert call("volume", host, **ask).changed
+        assert stored.read_bytes()[: 64 * MIB] == disk.read_bytes()
+        assert volumes_of(host, "shared") & {"t-near", "t-near.copying"} == {"t-near"}
+        with pytest.raises(VirtfleetError, match="keeps its format"):
+            call("volume", host, **{**ask, "name": "t-other"}, format="qcow2")
+        call("volume", other, pool="default", name="t-over", image="t-far")
+        with pytest.raises(VirtfleetError, match="would stay behind"):
+            call("volume", host, pool="shared", name="t-other", copy_of={**ask["copy_of"], "name": "t-over"})
+        assert "t-other" not in volumes_of(host, "shared")
+    finally:
+        for name in ("t-over", "t-far"):
+            call("volume", other, pool="default", name=name, state="absent")
 
 
 def test_an_image_is_imported_once(host: str, disk: Path) -> None:

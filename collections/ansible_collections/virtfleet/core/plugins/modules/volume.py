@@ -11,7 +11,8 @@ module: volume
 short_description: Volumes of a storage pool
 version_added: 0.1.0
 description:
-  - Makes a volume, empty, over an image, as a copy of another volume or from a local file. Grows and removes it.
+  - Makes a volume, empty, over an image, as a copy of another volume, of this host or another, or from a local file.
+    Grows and removes it.
   - A volume never shrinks, and one that a machine has as a disk is never deleted or wiped.
 options:
   name:
@@ -48,7 +49,10 @@ options:
     description: The base volume in the same pool that the new volume lies over. The base is never written to.
     type: str
   copy_of:
-    description: The volume to copy. The copy is whole and independent.
+    description:
+      - The volume to copy. The copy is whole and independent.
+      - One of another host comes through where the module runs, holes left out, and keeps its format. It must not be
+        written to meanwhile, and must not lie over an image.
     type: dict
     suboptions:
       name:
@@ -57,6 +61,9 @@ options:
         required: true
       pool:
         description: The pool of the volume to copy, O(pool) unless told otherwise.
+        type: str
+      uri:
+        description: The libvirt URI of the host that it lies on, if that is another one.
         type: str
   src:
     description:
@@ -85,6 +92,16 @@ EXAMPLES = r"""
     name: web1.root
     image: debian-12
     size: 20GiB
+
+- name: A copy of a volume of another host
+  virtfleet.core.volume:
+    uri: "{{ virtfleet_uri }}"
+    pool: default
+    name: data1-copy
+    copy_of:
+      uri: "{{ hostvars['kvm2'].virtfleet_uri }}"
+      name: data1
+    timeout: 1800
 
 - name: Empty a volume that no machine has
   virtfleet.core.volume:
@@ -126,6 +143,7 @@ plan:
   elements: dict
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
@@ -146,7 +164,7 @@ SPEC: dict[str, Any] = {
     "image": {"type": "str"},
     "copy_of": {
         "type": "dict",
-        "options": {"name": {"type": "str", "required": True}, "pool": {"type": "str"}},
+        "options": {"name": {"type": "str", "required": True}, "pool": {"type": "str"}, "uri": {"type": "str"}},
     },
     "src": {"type": "path"},
 }
@@ -169,14 +187,16 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
             src=params["src"],
         )
     whole, connecting = deadlines(params)
-    with opened_host(params["uri"], connecting) as connection:
+    with opened_host(params["uri"], connecting) as connection, ExitStack() as stack:
         if recipe is None and pools.find(connection, pool_name) is None:
             return Result(changed=False, values={"volume": None, "plan": []})
         pool = pools.active_pool(connection, pool_name, f"make volume {name} {state}")
         if recipe is not None and state == "wiped":
             todo = volume_recipe.wiped(connection, pool, recipe, check=check, deadline=whole)
         elif recipe is not None:
-            todo = volume_recipe.present(connection, pool, recipe, check=check, deadline=whole)
+            there = params["copy_of"]["uri"] if params["copy_of"] else None
+            other = stack.enter_context(opened_host(there, whole.at_most(params["connect_timeout"]))) if there else None
+            todo = volume_recipe.present(connection, pool, recipe, check=check, deadline=whole, elsewhere=other)
         else:
             todo = volume_recipe.absent(connection, pool, name, check=check)
         volume = volumes.find(pool, name) if recipe is not None and not check else None
