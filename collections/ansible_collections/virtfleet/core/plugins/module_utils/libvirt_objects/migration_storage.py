@@ -306,7 +306,7 @@ def is_same_storage(source: libvirt.virConnect, target: libvirt.virConnect, name
     document = volumes.volume_xml(probe, 512, "raw")
     wanted = f"find out whether pool {name} is shared"
     try:
-        made = here.createXML(document, 0)
+        made = volumes.define(here, document)
         try:
             taken = not _can_make(there, document)
         finally:
@@ -318,7 +318,7 @@ def is_same_storage(source: libvirt.virConnect, target: libvirt.virConnect, name
 
 def _can_make(pool: libvirt.virStoragePool, document: str) -> bool:
     try:
-        made = pool.createXML(document, 0)
+        made = volumes.define(pool, document)
     except libvirtError as error:
         if code_of(error) in ("refused", "already_exists"):
             return False

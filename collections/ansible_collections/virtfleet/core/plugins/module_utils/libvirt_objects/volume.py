@@ -383,9 +383,30 @@ def _create(
     try:
         if original is not None:
             return pool.createXMLFrom(document, original, 0)
-        return pool.createXML(document, 0)
+        return define(pool, document)
     except libvirtError as error:
         raise explained(error, wanted, pool) from error
+
+
+def define(pool: libvirt.virStoragePool, document: str) -> libvirt.virStorageVol:
+    """Make the volume of a document, also where root is nobody. Raises libvirtError.
+
+    Libvirt wants to give a raw volume to root, which a file server refuses that takes root for somebody else. There it
+    belongs to whom the pool's folder belongs.
+    """
+    try:
+        return pool.createXML(document, 0)
+    except libvirtError as error:
+        folder = ET.fromstring(pool.XMLDesc(0)).find("target/permissions")
+        if code_of(error) != "refused" or folder is None:
+            raise
+        root = ET.fromstring(document)
+        theirs = ET.SubElement(root.find("target"), "permissions")  # type: ignore[arg-type] # volume_xml makes a target
+        for part in ("owner", "group"):
+            ET.SubElement(theirs, part).text = folder.findtext(part)
+        with contextlib.suppress(libvirtError):
+            return pool.createXML(ET.tostring(root, encoding="unicode"), 0)
+        raise
 
 
 def explained(error: Exception, wanted: str, place: libvirt.virStoragePool | libvirt.virStorageVol) -> VirtfleetError:
