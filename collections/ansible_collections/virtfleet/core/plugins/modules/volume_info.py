@@ -75,6 +75,7 @@ from typing import Any
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 
 SPEC: dict[str, Any] = {
@@ -98,7 +99,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         for pool in chosen:
             pools.refresh(pool, whole)  # what others put there
             found += [each for each in volumes.all_of(pool) if params["name"] in (None, each["name"])]
-        users = volumes.users_of(connection) if params["users"] else None
+        users = volume_users.users_of(connection) if params["users"] else None
     told = [{**each, "users": users.get(each["path"], []) if users is not None else None} for each in found]
     return Result(False, {"volumes": told})
 

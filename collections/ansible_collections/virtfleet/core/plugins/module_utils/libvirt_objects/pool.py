@@ -15,6 +15,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils import plan
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, check_path, shown
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -307,7 +308,7 @@ def check_removal(connection: libvirt.virConnect, pool: libvirt.virStoragePool, 
         hint = "Remove them first, allow it with delete_content: true, or make it inactive to drop only the definition."
         raise VirtfleetError(wanted, text, hint, "refused")
     paths = {volume.path() for volume in pool.listAllVolumes(0)}
-    users = volumes.machines_using(connection, paths)
+    users = volume_users.machines_using(connection, paths)
     if users:
         text = f"machines use volumes of it: {', '.join(users[:5])}"
         raise VirtfleetError(wanted, text, "Delete those machines or detach the volumes first.", "refused")

@@ -18,6 +18,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.connection import b
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import read
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -317,8 +318,8 @@ def removable(
         if volume is None:
             continue
         # What goes as well holds nothing: the files of external snapshots lie over the disk of their machine.
-        over = [name for name in volumes.overlays_of(pool, volume.path()) if (pool.name(), name) not in going]
-        users = [name for name in volumes.machines_using(connection, {volume.path()}) if name != domain_name]
+        over = [name for name in volume_users.overlays_of(pool, volume.path()) if (pool.name(), name) not in going]
+        users = [name for name in volume_users.machines_using(connection, {volume.path()}) if name != domain_name]
         if over or users:
             need = f"the volumes {', '.join(over[:5])} lie over it" if over else f"{', '.join(users[:5])} use it"
             hint = "Delete those first, or leave this volume out."

@@ -16,6 +16,7 @@ from collections.abc import Generator
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 try:
@@ -44,7 +45,7 @@ def check_at_rest(connection: libvirt.virConnect, volume: libvirt.virStorageVol,
     if below is not None:
         text, hint = f"it lies over {below}, which would stay behind", "Make a whole copy of it on its own host first."
         raise VirtfleetError(wanted, text, hint, "refused")
-    users = volumes.machines_using(connection, {volume.path()}, running_only=True)
+    users = volume_users.machines_using(connection, {volume.path()}, running_only=True)
     if users:
         text = f"it is a disk of {', '.join(users)}, which runs, and a copy of what is written to is broken"
         raise VirtfleetError(wanted, text, "Stop the machine or detach the volume first.", "refused")

@@ -15,7 +15,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.image_source import
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_copy
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_copy, volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
@@ -104,7 +104,7 @@ def absent(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: s
     )
     todo = plan.compare(before, None)
     if volume is not None:
-        volumes.check_removal(connection, pool, volume)
+        volume_users.check_removal(connection, pool, volume)
     if not check:
         volumes.delete(pool, name)
         if begun is not None:
@@ -132,7 +132,7 @@ def wiped(
     if before["image"] is not None:
         text = f"it lies over {before['image']}, whose content it would show then"
         raise VirtfleetError(wanted, text, "Delete it, and make it anew.", "refused")
-    volumes.check_removal(connection, pool, volume, wanted)
+    volume_users.check_removal(connection, pool, volume, wanted)
     todo = plan.compare({**before, "content": "what is on it"}, {**before, "content": "none"})
     if not check:
         volumes.wipe(volume, deadline)
@@ -190,7 +190,7 @@ def _adjusted(
         after["capacity_bytes"] = recipe.size_bytes
     todo = plan.compare(before, after)
     if todo.changed:
-        users = volumes.machines_using(connection, {volume.path()}, running_only=True)
+        users = volume_users.machines_using(connection, {volume.path()}, running_only=True)
         if users:
             text = f"it is a disk of {', '.join(users)}, which runs"
             raise VirtfleetError(f"resize volume {recipe.name}", text, "Stop the machine first.", "refused")
@@ -226,7 +226,7 @@ def _from_file(
     }
     todo = plan.compare(None if volume is None else {**settings(volume), "complete": False}, after)
     if volume is not None:
-        volumes.check_removal(connection, pool, volume)
+        volume_users.check_removal(connection, pool, volume)
     if check:
         return todo
     wanted = f"upload volume {recipe.name} into pool {pool.name()}"
@@ -272,7 +272,7 @@ def _from_another_host(
     half = volumes.find(pool, recipe.name)
     todo = plan.compare({**settings(half), "complete": False} if half is not None else None, after)
     if half is not None:
-        volumes.check_removal(connection, pool, half)
+        volume_users.check_removal(connection, pool, half)
     if check:
         return todo
     images.check_room(pool, source["allocation_bytes"], wanted)
