@@ -80,17 +80,30 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
         yield made
 
 
+@pytest.fixture(scope="session")
+def place_of_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a process's tests have their homes, one after another: at one address a database keeps its engine, which
+    has by then compiled the statements that all of them use."""
+    return tmp_path_factory.mktemp("place") / "home"
+
+
 @pytest.fixture
-def fleet_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_database: Path | str) -> Iterator[Path]:
-    """A fresh VIRTFLEET_HOME with an empty database, settings read anew, nothing left open afterwards."""
+def fleet_home(
+    place_of_homes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_database: Path | str
+) -> Iterator[Path]:
+    """A fresh VIRTFLEET_HOME with an empty database, settings read anew, nothing left open afterwards.
+
+    What it held lies in the test's own folder in the end.
+    """
     from virtfleet import database, settings
     from virtfleet.jobs import queue
 
     from tests import databases
 
-    home = tmp_path / "home"
+    home = place_of_homes
     home.mkdir(mode=0o700)
     with ExitStack() as stack:
+        stack.callback(lambda: home.rename(tmp_path / "home"))
         if isinstance(migrated_database, Path):
             shutil.copyfile(migrated_database, home / migrated_database.name)
         else:

@@ -65,11 +65,10 @@ def engine(url: str | None = None) -> Engine:
 
 
 def dispose() -> None:
-    """Close every connection of this process; for use after a fork and in tests."""
+    """Close every connection of this process; the next use opens new ones."""
     with _guard:
         for made in _engines.values():
             made.dispose()
-        _engines.clear()
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from virtfleet import database
-from virtfleet.app import PREFIX, create_app
+from virtfleet.app import PREFIX
 from virtfleet.jobs import runner
 from virtfleet.models import Job, JobEvent, JobLock, Project, Secret, User, Vm
 from virtfleet.services import auth
 
+from tests.api.application import application
 from tests.api.fleet_rows import add_host, furnish
 
 SECRET = "a-word-nobody-may-see"
@@ -49,7 +50,7 @@ def fleet(fleet_home: Path, tmp_path: Path) -> Iterator[Fleet]:
     auth.first_start()
     add_host(1)
     furnish(tmp_path / "tiny.img")
-    yield Fleet(create_app().test_client())
+    yield Fleet(application().test_client())
 
 
 def test_only_a_token_with_the_scope_itself_may_run_programs(fleet: Fleet) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from virtfleet import database
-from virtfleet.app import create_app
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import Outcome
 from virtfleet.models import Host, Job, JobLock, Move, Vm
 from virtfleet.services import auth, vms
 from virtfleet.services.vms import NewVm
 
+from tests.api.application import application
 from tests.api.fleet_rows import GIB, add_host, furnish
 
 
@@ -22,7 +22,7 @@ def client(fleet_home: Path, tmp_path: Path) -> FlaskClient:
     for number in (1, 2, 3):
         add_host(number)
     furnish(tmp_path / "tiny.img")
-    app = create_app()
+    app = application()
     made = app.test_client()
     token = (fleet_home / "admin.token").read_text().strip()
     made.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"

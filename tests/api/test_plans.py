@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner, Result
 from virtfleet import database, settings
-from virtfleet.app import PREFIX, create_app
+from virtfleet.app import PREFIX
 from virtfleet.cli.main import app as command
 from virtfleet.models import Host, Project, User, Vm
 from virtfleet.services import auth
 from werkzeug.serving import make_server
 
+from tests.api.application import application
 from tests.api.fleet_rows import GIB, add_host, add_vm, furnish
 
 
@@ -30,8 +31,8 @@ def fleet(fleet_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         add_host(number)
     for number in range(6):
         add_vm(f"web{number}", "host1")
-    server = make_server("127.0.0.1", 0, create_app(), threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    server = make_server("127.0.0.1", 0, application(), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("VIRTFLEET_URL", url)
@@ -218,7 +219,7 @@ def test_a_plan_shows_every_projects_machines_and_so_needs_its_own_scope(fleet: 
 def test_a_fleet_without_hosts_says_so(fleet_home: Path) -> None:
     auth.first_start()
     headers = {"Authorization": f"Bearer {auth.token_file().read_text().strip()}"}
-    answer = create_app().test_client().post(f"{PREFIX}/plans", json={"kind": "balance"}, headers=headers)
+    answer = application().test_client().post(f"{PREFIX}/plans", json={"kind": "balance"}, headers=headers)
     assert (answer.status_code, json.loads(answer.data)["code"]) == (409, "not_ready")
 
 

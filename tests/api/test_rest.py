@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from virtfleet import database, settings
-from virtfleet.app import PREFIX, create_app
+from virtfleet.app import PREFIX
 from virtfleet.models import Address, Job, Project, Secret, User, Vm
 from virtfleet.services import auth
 from werkzeug.test import TestResponse
 
+from tests.api.application import application
 from tests.api.fleet_rows import GIB, add_host, furnish
 
 OPEN = {"/api/v1/healthz", "/api/v1/readyz", "/api/v1/openapi.json", "/api/v1/docs"}
@@ -38,7 +39,7 @@ def client(fleet_home: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     monkeypatch.setenv("VIRTFLEET_S1_ENABLED", "1")
     settings.load.cache_clear()
     auth.first_start()
-    return create_app().test_client()
+    return application().test_client()
 
 
 @pytest.fixture

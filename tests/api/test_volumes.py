@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 from virtfleet import clock, database
-from virtfleet.app import create_app
 from virtfleet.ids import new_id
 from virtfleet.jobs import lifecycle
 from virtfleet.jobs.kinds import Outcome
-from virtfleet.models import Host, Job, Project, User, Vm, Volume
+from virtfleet.models import Host, Job, JobLock, Project, User, Vm, Volume
 from virtfleet.services import auth, vms, volumes
 from virtfleet.services.vms import backups, cloning
 from werkzeug.test import TestResponse
 
+from tests.api.application import application
 from tests.api.fleet_rows import GIB, add_host, add_vm
 from tests.api.test_rest import Caller, problem
 
@@ -27,7 +27,7 @@ def api(two_hosts: None) -> Iterator[Caller]:
     """A fleet of two hosts with a machine that runs on each."""
     add_vm("web1", "host1")
     add_vm("web2", "host2")
-    yield Caller(create_app().test_client(), auth.token_file().read_text().strip())
+    yield Caller(application().test_client(), auth.token_file().read_text().strip())
     assert {each["state"] for each in known()} <= {"ready", "creating", "deleting"}
 
 
@@ -230,13 +230,38 @@ def test_a_volume_is_copied_unless_a_machine_may_write_to_it(api: Caller) -> Non
     assert told(api("GET", "/volumes/copy"))["size"] == "1GiB"
     problem(api("POST", "/volumes", {"name": "copy", "source": "data"}), 409, "already_exists")
     problem(api("POST", "/volumes", {"name": "small", "source": "data", "size": "512MiB"}), 422, "invalid")
-    problem(api("POST", "/volumes", {"name": "there", "source": "data", "host": "host2"}), 422, "invalid")
     attached(api, "web1", "data")
     refused = problem(api("POST", "/volumes", {"name": "third", "source": "data"}), 409, "conflict")
     assert refused["vms"] == ["web1"]
     with database.write() as session:
         session.scalars(select(Vm).where(Vm.name == "web1")).one().state = "stopped"
     assert api("POST", "/volumes", {"name": "third", "source": "data"}).status_code == 202
+
+
+def test_a_copy_for_another_host_is_a_run_there_that_knows_where_its_original_lies(api: Caller) -> None:
+    made(api)
+    answer = api("POST", "/volumes", {"name": "there", "source": "data", "host": "host2"})
+    with database.read() as session:
+        job = session.get_one(Job, answer.json["job"]["id"])
+        variables = job.variables
+        names = [session.get_one(Host, each).name for each in job.host_ids]
+        locks = session.scalars(select(JobLock.resource).where(JobLock.job_id == job.id)).all()
+        assert {f"host:{each}" for each in job.host_ids} <= set(locks)
+    assert names == ["host2", "host1"]
+    assert variables["virtfleet_targets"] == "host2"
+    assert (variables["virtfleet_volume"]["host"], variables["virtfleet_volume"]["pool"]) == ("host1", "default")
+    assert ended(answer, size_bytes=GIB) == "volume.clone"
+    assert told(api("GET", "/volumes/there"))["host"] == "host2"
+    by_vm = api("POST", "/volumes", {"name": "by-vm", "source": "data", "vm": "web2"})
+    assert told(api("GET", f"/volumes/{by_vm.json['volume']['id']}"))["host"] == "host2"
+    wrong = {"name": "other", "source": "data", "host": "host2", "format": "raw"}
+    assert problem(api("POST", "/volumes", wrong), 422, "invalid")["errors"] == [
+        {"field": "format", "message": "must be qcow2"}
+    ]
+    with database.write() as session:
+        session.scalars(select(Host).where(Host.name == "host1")).one().state = "down"
+    away = api("POST", "/volumes", {"name": "other", "source": "data", "host": "host2"})
+    assert "host1" in problem(away, 409, "not_ready")["detail"]
 
 
 def test_what_could_not_be_made_is_removed_again_and_what_had_not_begun_is_forgotten(api: Caller) -> None:

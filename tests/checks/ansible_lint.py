@@ -5,42 +5,21 @@ checkout's `.cache`, and as long as nothing of that has changed, the answer is t
 the files that are not as they were then are looked at: what a changed module means for them, the whole check tells.
 """
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tests.checks.homes import own_home
 from tests.checks.runner import ROOT
+from tests.checks.stamps import FOLDER, fingerprint, hashes
 
-STAMP = ROOT / ".cache" / "ansible-lint.json"
+STAMP = FOLDER / "ansible-lint.json"
 LINTED = (".yml", ".yaml")
-ALSO_READ = (
-    *(".ansible-lint", ".yamllint", ".config", "collections", "tests/checks"),
-    *("requirements/dev.txt", "requirements/runtime.txt"),
-)
-"""What the answer depends on beside the files that are linted: rules, modules and versions."""
-
-
-def hashes(paths: list[str], root: Path = ROOT) -> dict[str, str]:
-    """Return name → hash of the content of all files that git knows, or would take, in these paths."""
-    wanted = [path for path in paths if (root / path).exists()]
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *wanted]
-    names = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True).stdout.split("\0")
-    files = [name for name in sorted(set(names)) if name and (root / name).is_file()]
-    return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in files}
-
-
-def fingerprint(paths: list[str], root: Path = ROOT) -> str:
-    """Return a hash of all that the answer for these paths depends on."""
-    whole = hashlib.sha256("\0".join([sys.version, *paths]).encode())
-    for name, content in hashes([*paths, *ALSO_READ], root).items():
-        whole.update(f"{name}\0{content}\0".encode())
-    return whole.hexdigest()
+ALSO_READ = (".ansible-lint", ".yamllint", ".config", "collections")
+"""What the answer depends on beside the files that are linted: rules and modules."""
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -63,14 +42,14 @@ def main(words: list[str]) -> int:
     """Lint the paths; return the exit status."""
     only_changed, paths = words[:1] == ["--changed"], [word for word in words if word != "--changed"]
     known: dict[str, Any] = json.loads(STAMP.read_text()) if STAMP.exists() else {"whole": "", "files": {}}
-    before, files = fingerprint(paths), hashes(paths)
+    before, files = fingerprint([*paths, *ALSO_READ]), hashes(paths)
     if known["whole"] == before:
         print(f"nothing has changed since ansible-lint found all well ({STAMP.relative_to(ROOT)})")
         return 0
     those = changed(known["files"], files) if only_changed and known["files"] else paths
     code = lint(those) if those else 0
-    if code == 0 and fingerprint(paths) == before:
-        STAMP.parent.mkdir(exist_ok=True)
+    if code == 0 and fingerprint([*paths, *ALSO_READ]) == before:
+        FOLDER.mkdir(exist_ok=True)
         whole = "" if those != paths else before
         STAMP.write_text(json.dumps({"whole": whole, "files": files}))
         if those != paths:

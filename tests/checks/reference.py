@@ -17,6 +17,7 @@ import yaml
 
 from tests.checks.homes import own_home
 from tests.checks.runner import ROOT
+from tests.checks.stamps import unless_well
 
 COLLECTION = ROOT / "collections/ansible_collections/virtfleet/core"
 PAGES = ROOT / "docs/reference"
@@ -169,16 +170,23 @@ def undocumented() -> list[str]:
 
 def main() -> int:
     """Check the pages, or write them; return the exit status."""
+    if "--write" not in sys.argv[1:]:
+        read = [str(each.relative_to(ROOT)) for each in (COLLECTION, PAGES)]
+        return unless_well("reference", read, check)
     wanted = pages(documented())
-    if "--write" in sys.argv[1:]:
-        PAGES.mkdir(parents=True, exist_ok=True)
-        for name in outdated(wanted):
-            if name in wanted:
-                (PAGES / name).write_text(wanted[name])
-            else:
-                (PAGES / name).unlink()
-        print(f"{len(wanted)} pages are in {PAGES.relative_to(ROOT)}")
-        return 0
+    PAGES.mkdir(parents=True, exist_ok=True)
+    for name in outdated(wanted):
+        if name in wanted:
+            (PAGES / name).write_text(wanted[name])
+        else:
+            (PAGES / name).unlink()
+    print(f"{len(wanted)} pages are in {PAGES.relative_to(ROOT)}")
+    return 0
+
+
+def check() -> int:
+    """Say what is wrong with the pages and with the documentation itself; return the exit status."""
+    wanted = pages(documented())
     for name in undocumented():
         print(f"{COLLECTION.relative_to(ROOT)}/README.md does not name the module `{name}`.")
     for name in outdated(wanted):

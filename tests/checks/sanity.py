@@ -10,10 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.checks.homes import own_home
 from tests.checks.runner import ROOT
+from tests.checks.stamps import unless_well
 
 COLLECTION = ROOT / "collections/ansible_collections/virtfleet/core"
 PYTHON = "3.11"
@@ -45,7 +47,13 @@ def pip_version() -> str:
 
 
 def main() -> int:
-    """Run the sanity tests; return the exit status."""
+    """Run the sanity tests over what has changed since they were well, or those that are named; return the status."""
+    named = sys.argv[1:]
+    return run(named) if named else unless_well("ansible-test-sanity", [str(COLLECTION.relative_to(ROOT))], run)
+
+
+def run(named: Sequence[str] = ()) -> int:
+    """Run all sanity tests, or what is named; return the exit status."""
     ignores = [path for path in (COLLECTION / "tests/sanity").glob("ignore*.txt") if path.read_text().strip()]
     if ignores:
         print(f"The list of ignored findings must stay empty: {', '.join(str(path) for path in ignores)}")
@@ -60,7 +68,7 @@ def main() -> int:
         # shellcheck and ansible-test itself lie beside this Python.
         "PATH": f"{Path(sys.executable).parent}:{REAL_PROGRAMS}:{os.environ['PATH']}",
     }
-    command = ["ansible-test", "sanity", "--venv", "--python", PYTHON, "--color", "no", *sys.argv[1:]]
+    command = ["ansible-test", "sanity", "--venv", "--python", PYTHON, "--color", "no", *named]
     try:
         with subprocess.Popen(
             command, cwd=COLLECTION, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

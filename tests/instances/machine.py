@@ -6,7 +6,7 @@ from virtfleet.lab.programs import run
 from tests.instances.instance import Instance
 from tests.instances.machine_disk import FIRST_PROGRAM_AT, Start
 
-MEMORY_MIB = 768
+MEMORY_MIB = 2048  # one of them may run the control plane; taken when used
 SSH_SECONDS = 60.0
 
 

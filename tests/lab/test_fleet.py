@@ -158,7 +158,7 @@ def test_a_base_that_vanished_is_copied_again(fleet: Fleet) -> None:
 def test_an_image_is_fetched_from_a_url_when_a_host_first_needs_it(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "served.qcow2").write_bytes(Path(fleet.lab.status()["image"]).read_bytes() + b"\0")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}/served.qcow2"
     try:
         checksum = f"sha256:{hashlib.sha256((tmp_path / 'served.qcow2').read_bytes()).hexdigest()}"

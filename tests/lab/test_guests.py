@@ -289,5 +289,8 @@ def test_a_volume_moves_between_machines_with_what_a_guest_wrote_on_it(
     with opened_host(fleet.lab.host("host1").uri, Deadline(60)) as connection:
         names = connection.storagePoolLookupByName("default").listVolumes()
         assert {volume["volume"], fleet.get("/volumes/copy")["volume"]} <= set(names)
-    virtfleet("volume", "delete", "data", "copy")
+    virtfleet("volume", "clone", "copy", "there", "--host", "host2")
+    with opened_host(fleet.lab.host("host2").uri, Deadline(60)) as connection:
+        assert fleet.get("/volumes/there")["volume"] in connection.storagePoolLookupByName("default").listVolumes()
+    virtfleet("volume", "delete", "data", "copy", "there")
     assert fleet.get("/volumes")["items"] == []

@@ -18,6 +18,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec imp
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
 
+from tests.lab.test_guest_image import eventually
 from tests.lab.test_storage_modules import FROZEN_SECONDS, ROOT, call
 
 pytestmark = pytest.mark.lab
@@ -203,26 +204,33 @@ def test_the_cache_spares_the_hosts_and_never_keeps_a_half_reading(
 def test_addresses_come_from_record_lease_and_agent(lab: Lab, inventory: Inventory) -> None:
     uri = lab.host("host1").uri
     call("image", uri, name="inv-base", pool="default", src=lab.status()["image"], timeout=120.0)
-    nic = {"bridge": "vmbr0", "mac": "52:54:00:aa:cc:01", "address": "10.78.0.77/22"}
-    parts: dict[str, Any] = {"disks": [{"image": "inv-base", "size": "1GiB"}], "networks": [nic], "cloud_init": {}}
+    dhcp = {"start": "10.79.9.100", "end": "10.79.9.120"}
+    net: dict[str, Any] = {"name": "inv-net", "mode": "isolated", "address": "10.79.9.1/24"}
+    call("network", uri, **net, dhcp=dhcp)
+    nics = [
+        {"bridge": "vmbr0", "mac": "52:54:00:aa:cc:01", "address": "10.78.0.77/22"},
+        {"network": "inv-net", "mac": "52:54:00:aa:cc:02"},
+    ]
+    parts: dict[str, Any] = {"disks": [{"image": "inv-base", "size": "1GiB"}], "networks": nics, "cloud_init": {}}
     size: dict[str, Any] = {"vcpus": 1, "memory": "128MiB", "state": "running"}
     identifier = str(uuid.uuid4())
     try:
         call("vm", uri, name="inv-run", uuid=identifier, **parts, **size, wait_for="agent", timeout=200.0)
-        for sources in (["record"], ["agent"], ["lease", "agent", "arp"]):
+        for sources in (["record"], ["agent"], ["agent", "lease", "arp"]):
             inventory.write({"host1": uri}, address_from=sources)
             assert inventory.read()[1]["inv-run"]["ansible_host"] == "10.78.0.77"
+        eventually("a lease", lambda: call("network", uri, **net, dhcp=dhcp).values["leases"] != [])
+        inventory.write({"host1": uri}, address_from=["lease", "record"])
+        assert inventory.read()[1]["inv-run"]["ansible_host"].startswith("10.79.9.1")
         inventory.write({"host1": uri}, address_from=[])
         assert "ansible_host" not in inventory.read()[1]["inv-run"]
     finally:
         call("vm", uri, name="inv-run", uuid=identifier, state="absent", delete_made_volumes=True)
+        call("network", uri, name="inv-net", state="absent")
         with opened_host(uri, Deadline(60)) as connection:
             pool = connection.storagePoolLookupByName("default")
             for name in [each for each in pool.listVolumes() if each.startswith("inv-base")]:
                 pool.storageVolLookupByName(name).delete(0)
-    # libvirt's test driver plays a DHCP server.
-    inventory.write({"t": uri.replace("qemu+tcp", "test+tcp").replace("/system", "/default")}, address_from=["lease"])
-    assert inventory.read()[1]["test"]["ansible_host"].startswith("192.168.")
 
 
 def test_a_wrong_file_says_what_is_wrong(inventory: Inventory) -> None:

@@ -173,6 +173,7 @@ def test_a_machine_on_storage_said_to_be_shared_moves_without_a_copy(hosts: Host
     done = hosts.move(shared_pools=["shared"])
     assert {disk["how"] for disk in done.values["verdict"]["disks"]} == {"shared"}
     assert done.values["migration"]["copied"] == []
+    assert done.values["migration"]["unsafe"]  # libvirt cannot see that about the lab's folder
     assert hosts.states() == {"host2": "running"}
     assert hosts.volumes("host2", "shared") == before
     assert not hosts.move(shared_pools=["shared"]).changed

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.ansible_lint import changed, fingerprint
+from tests.checks import stamps
+from tests.checks.ansible_lint import changed
 from tests.checks.docs import anchors, broken_links
 from tests.checks.runner import ROOT, Check, Runner, conclude
+from tests.checks.stamps import fingerprint, unless_well
 
 
 def run_pytest(folder: Path, *words: str, **texts: str) -> subprocess.CompletedProcess[str]:
@@ -115,8 +117,35 @@ def test_what_was_found_well_is_looked_at_again_when_anything_of_it_changes(tmp_
     different = fingerprint(["plays"], tmp_path)
     (tmp_path / "plays/a.yml").rename(tmp_path / "plays/b.yml")
     renamed = fingerprint(["plays"], tmp_path)
-    (tmp_path / ".ansible-lint").write_text("skip_list: []")
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements/dev.txt").write_text("another version of the linter")
     assert len({first, different, renamed, fingerprint(["plays"], tmp_path)}) == 4
+
+
+def test_a_check_runs_again_when_it_failed_or_what_it_reads_is_not_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamps, "ROOT", tmp_path)
+    monkeypatch.setattr(stamps, "FOLDER", tmp_path / ".cache")
+    content = {"now": "a"}
+    monkeypatch.setattr(stamps, "fingerprint", lambda _paths: content["now"])
+    ran: list[str] = []
+
+    def ends(code: int, leaves: str) -> int:
+        def check() -> int:
+            ran.append(content["now"])
+            content["now"] = leaves
+            return code
+
+        return unless_well("it", ["plays"], check)
+
+    assert ends(1, leaves="a") == 1
+    assert ends(0, leaves="b") == 0, "changed while it was looked at"
+    assert ends(0, leaves="b") == 0
+    assert ends(1, leaves="b") == 0, "known to be well"
+    content["now"] = "c"
+    assert ends(1, leaves="c") == 1
+    assert ran == ["a", "a", "b", "c"]
 
 
 def test_only_what_is_not_as_it_was_and_can_be_linted_counts_as_changed() -> None:

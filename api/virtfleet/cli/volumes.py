@@ -100,12 +100,14 @@ def clone(
     copy: Annotated[str, typer.Argument(help="The name of the copy.")],
     size: Annotated[str | None, typer.Option(help="The copy's size, if it is to be larger.")] = None,
     pool: Annotated[str | None, typer.Option(help="The copy's pool, if it is to be another.")] = None,
+    host: Annotated[str | None, typer.Option(help="The copy's host, if it is to be another.")] = None,
+    vm: Annotated[str | None, typer.Option(help="The machine that is to have it: it lies on that one's host.")] = None,
     wait: Wait = True,
 ) -> None:
-    """Copy a volume that no running machine has."""
+    """Copy a volume that no running machine has, also to another host."""
     with reported():
         api = connect()
-        answer = api.post("/volumes", _given(name=copy, source=name, size=size, pool=pool))
+        answer = api.post("/volumes", _given(name=copy, source=name, size=size, pool=pool, host=host, vm=vm))
         if finish(api, answer, wait=wait) is not None:
             say(f"{copy}: made, a copy of {name}")
 

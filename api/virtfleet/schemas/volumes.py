@@ -11,7 +11,7 @@ from virtfleet.schemas.vms import LARGEST, SMALLEST_DISK
 
 
 class VolumeIn(In):
-    """A volume to make: on a host, on the host of the machine that is to have it, or as a copy of another volume."""
+    """A volume to make: on a host, or on that of the machine that is to have it; a copy lies where its source does."""
 
     name: Text | None = Field(default=None, description="Unique in the project; the volume's id if left out.")
     size: Size | None = Field(default=None, ge=SMALLEST_DISK, le=LARGEST, description="Needed unless it is a copy.")

@@ -26,7 +26,7 @@ REST_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class NewVolume:
-    """The request: where is said by a host, by a machine, or by the volume (`source`) that is to be copied."""
+    """The request: where is said by a host, by a machine, or else by the volume (`source`) that is to be copied."""
 
     name: str | None = None
     size_bytes: int | None = None
@@ -86,9 +86,14 @@ def create(session: Session, who: Principal, new: NewVolume) -> tuple[Job, Volum
     if source is None:
         job = _submit(session, who, row, "volume.create", {"virtfleet_volumes": [wanted]})
     else:
-        variables = {"virtfleet_volume": _reference(source), "virtfleet_clones": [wanted]}
+        original = _reference(source)
+        variables: dict[str, Any] = {"virtfleet_volume": original, "virtfleet_clones": [wanted]}
+        origin = None if _reaches(host, source) else source.host
+        if origin is not None:
+            original["host"] = origin.name
+            variables["virtfleet_targets"] = host.name
         also = [attachments.lock(source), *(f"vm:{vm.id}" for vm in holders)]
-        job = _submit(session, who, row, "volume.clone", variables, also=also)
+        job = _submit(session, who, row, "volume.clone", variables, also=also, origin=origin)
     ledger.changed(session, "volume", row.id, "created", row.project_id, name=name, state=row.state)
     return job, row
 
@@ -143,32 +148,43 @@ def _reference(volume: Volume) -> dict[str, str]:
 
 def _place(session: Session, who: Principal, new: NewVolume, source: Volume | None) -> tuple[Host, str, str]:
     """Return the host, the pool and why it is that host. Raises Problem."""
-    if source is not None:
-        host, pool, why = source.host, source.pool, f"Volume {source.name}, which it is a copy of, lies on host"
-        if new.vm is not None or new.host is not None:
-            text = f"A copy lies on the host of its original, {host.name!r}."
-            raise Problem("invalid", text, "Leave host and vm away.")
-    elif new.vm is not None:
+    if new.vm is not None:
         vm = find(session, Vm, "vm", new.vm, who)
         host, pool, why = vm.host, vm.pool, f"Vm {vm.name} is on host"
         if new.host is not None and find(session, Host, "host", new.host).id != host.id:
             raise Problem("conflict", f"Vm {vm.name!r} is on host {host.name!r}.", "Leave host away.", host=host.name)
     elif new.host is not None:
-        host, pool, why = find(session, Host, "host", new.host), settings.load().pool, "It was asked for on host"
+        host, why = find(session, Host, "host", new.host), "It was asked for on host"
+        pool = source.pool if source is not None and source.host_id == host.id else settings.load().pool
         if host.maintenance:
             raise Problem("not_ready", f"Host {host.name!r} is in maintenance.", "Choose another host.")
+    elif source is not None:
+        host, pool, why = source.host, source.pool, f"Volume {source.name}, which it is a copy of, lies on host"
     else:
         hint = "Give a host, or the vm that is going to have the volume."
         raise Problem("invalid", "It is not said where the volume is to lie.", hint)
-    if host.state != "up":
-        raise Problem(
-            "not_ready", f"Host {host.name!r} does not answer.", "Choose another one, or wait until it is back."
-        )
+    for needed in {host, source.host} if source is not None and not _reaches(host, source) else {host}:
+        if needed.state != "up":
+            hint = "Choose another one, or wait until it is back."
+            raise Problem("not_ready", f"Host {needed.name!r} does not answer.", hint)
     return host, names.check(new.pool or pool, "pool"), f"{why} {host.name}."
+
+
+def _reaches(host: Host, volume: Volume) -> bool:
+    """Tell whether a host has a volume in a pool of its own, or in one that it shares with the volume's host."""
+    shared = all(capacity.shares(each, volume.pool) for each in (host, volume.host))
+    return host.id == volume.host_id or (shared and host.zone_id == volume.host.zone_id)
 
 
 def _format(host: Host, pool: str, new: NewVolume, source: Volume | None) -> str:
     """Return the format: raw where several machines write, or the pool has no files. Raises Problem `invalid`."""
+    if source is not None and not _reaches(host, source):
+        wanted = "raw" if new.shareable else new.format or source.format
+        if wanted != source.format:
+            text = f"A copy from another host keeps the format of its original, {source.format}."
+            hint = f"Copy it on host {source.host.name!r} first, or leave the format and shareable away."
+            raise Problem("invalid", text, hint, errors=[{"field": "format", "message": f"must be {source.format}"}])
+        return wanted
     logical = any(each["name"] == pool and each.get("type") == "logical" for each in host.info.get("pools", []))
     raw = new.shareable or logical
     if raw and new.format == "qcow2":
@@ -212,19 +228,21 @@ def _submit(
     *,
     context: Mapping[str, Any] | None = None,
     also: Sequence[str] = (),
+    origin: Host | None = None,
 ) -> Job:
+    hosts = [volume.host_id, *([origin.id] if origin is not None else [])]
     long = kind in ("volume.clone", "volume.wipe")
     job = lifecycle.submit(
         session,
         kind,
         project_id=volume.project_id,
         owner_id=who.user_id,
-        host_ids=[volume.host_id],
+        host_ids=hosts,
         variables={**variables, **({"virtfleet_timeout": LONG_SECONDS} if long else {})},
         subjects=[{"type": "volume", "id": volume.id, "name": volume.name}],
         context={"volume": volume.id, **(context or {})},
         exclusive=[attachments.lock(volume), *also],
-        shared=lifecycle.host_slots([volume.host_id]),
+        shared=lifecycle.host_slots(hosts),
     )
     if long:
         job.timeout = max(job.timeout, LONG_SECONDS + REST_SECONDS)

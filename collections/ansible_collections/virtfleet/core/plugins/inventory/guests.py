@@ -46,7 +46,8 @@ options:
       - Where C(ansible_host) comes from. They are asked in this order, and the first that knows an address wins.
       - V(record) is the address that the machine was given when it was made, V(lease) libvirt's own DHCP, V(agent) the
         guest agent (what is inside the machine may claim any address) and V(arp) the host's ARP table.
-      - Those after V(record) cost a call each for every running machine that the ones before do not know.
+      - V(lease) costs a few calls a host. V(agent) and V(arp) cost one for every running machine that those before do
+        not know, V(agent) only for machines whose agent is connected.
     type: list
     elements: str
     choices: [record, lease, agent, arp]

@@ -43,6 +43,8 @@ PROBE_SECONDS = 1.0
 _PORTS = {"tcp": 16509, "tls": 16514, "": 16514, "ssh": 22, "libssh": 22, "libssh2": 22}
 # `ext` and `command` run any program where we are, `netcat` any program on the host: a URI is data, not a program.
 _FORBIDDEN_PARAMETERS = {"command", "netcat"}
+# These name files of the machine that opens the URI. Another machine has its own, in the places where libvirt looks.
+_FILE_PARAMETERS = {"keyfile", "known_hosts", "pkipath"}
 
 _loop_lock = threading.Lock()
 _loop_pid: int | None = None
@@ -200,6 +202,13 @@ def check_uri(uri: str) -> str:
         query = urlencode([*parameters, ("no_tty", "1")], quote_via=quote, safe="/")
         return urlunsplit(parts._replace(query=query))
     return uri
+
+
+def uri_for_peers(uri: str) -> str:
+    """Return `uri`, which works here, as another host is to use it: without the names of key files that lie here."""
+    parts = urlsplit(uri)
+    kept = [(name, value) for name, value in parse_qsl(parts.query) if name not in _FILE_PARAMETERS]
+    return urlunsplit(parts._replace(query=urlencode(kept, quote_via=quote, safe="/")))
 
 
 def _shown(uri: str) -> str:

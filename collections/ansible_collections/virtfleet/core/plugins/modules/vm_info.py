@@ -79,6 +79,7 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_addresses
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 
@@ -111,7 +112,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
             for machine in found:
                 if machine["state"] == "running":
                     domain = vms.find(connection, None, machine["uuid"])
-                    machine["addresses"] = vms.addresses_of(domain) if domain is not None else []
+                    machine["addresses"] = vm_addresses.addresses_of(domain) if domain is not None else []
     return Result(False, {"vms": found, **values})
 
 

@@ -31,7 +31,10 @@ options:
     type: str
     required: true
   peer_uri:
-    description: The same as the source host reaches it, when that is another one. It must name a host.
+    description:
+      - The same as the source host reaches it. It must name a host.
+      - When it is not given, O(target_uri) is taken, without C(pkipath), C(keyfile) and C(known_hosts), which name
+        files of the machine that runs this module. The source host has its own, where libvirt looks for them.
     type: str
   address:
     description: The target's address or name for memory and disks, if another network carries them.
@@ -54,7 +57,8 @@ options:
     description:
       - Pools that are the same storage on both hosts although libvirt cannot know that, such as a directory on a
         cluster file system. Pools of type C(netfs) with the same source need not be named.
-      - This is tried out before it is relied upon. Without it no unsafe migration is ever asked for.
+      - This is tried out before it is relied upon. Libvirt sees by itself that NFS is shared. Where it cannot see that,
+        it is asked for a migration that it calls unsafe, which RV(migration) tells; without this option never.
     type: list
     elements: str
     default: []
@@ -126,7 +130,8 @@ migration:
   description:
     - What it took; null when nothing was to be moved, and in check mode. Times are seconds; C(downtime) is what libvirt
       measured and null for a machine that did not run. C(bytes) is what was sent, C(disk_bytes) of that for disks.
-      C(copied) are the volumes that were copied, C(left) old ones that are still on the source.
+      C(copied) are the volumes that were copied, C(left) old ones that are still on the source. C(unsafe) tells whether
+      libvirt had to be told that the storage is shared, see O(shared_pools).
   returned: success
   type: dict
   sample:
@@ -136,6 +141,7 @@ migration:
     bytes: 95657278
     disk_bytes: 720896
     iterations: 3
+    unsafe: false
     copied: []
     left: []
 verdict:
@@ -166,7 +172,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.virtfleet.core.plugins.module_utils.connection import check_uri, opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import (
+    check_uri,
+    opened_host,
+    uri_for_peers,
+)
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration import (
     end,
@@ -215,7 +225,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     wish = Wish(
         name=name,
         uuid=uuid,
-        peer_uri=check_uri(params["peer_uri"] or params["target_uri"]),
+        peer_uri=check_uri(params["peer_uri"] or uri_for_peers(params["target_uri"])),
         address=params["address"],
         live=params["live"],
         copy_storage=params["copy_storage"],

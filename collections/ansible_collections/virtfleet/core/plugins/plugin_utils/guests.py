@@ -17,13 +17,22 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded, opened_host
-from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import network as networks
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_addresses
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
+
+try:
+    import libvirt
+    from libvirt import libvirtError
+except ImportError:
+    libvirtError = OSError
 
 SPARE_SECONDS = 2.0
 """What a child gets beyond the time of its hosts, to hand over that they did not answer."""
@@ -114,25 +123,57 @@ def _read(uri: str, sources: Sequence[str], connect_timeout: float, timeout: flo
 
     def read() -> Machines:
         with opened_host(uri, whole.at_most(connect_timeout), events=False) as connection:
-            machines = vms.all_of(connection)
-            for machine in machines:
-                machine["address"] = _recorded(machine) if "record" in sources else None
-                asked = [source for source in sources if source != "record"]
-                if machine["address"] is None and machine["state"] == "running" and asked and not whole.passed:
-                    domain = vms.find(connection, None, machine["uuid"])
-                    machine["address"] = _asked(domain, asked) if domain is not None else None
-            return machines
+            addresses = _Addresses(connection, sources)
+            machines = []
+            for seen in vms.seen(connection):
+                facts = seen.facts()
+                facts["address"] = addresses.of(seen, facts, may_ask=not whole.passed)
+                machines.append(facts)
+            return sorted(machines, key=lambda machine: str(machine["name"]))
 
     return bounded(read, Deadline(timeout + SPARE_SECONDS / 2), "read its machines")
 
 
-def _recorded(machine: Mapping[str, Any]) -> str | None:
-    """Return the address that the machine's seed gave it. Anybody may have written the record: it must be one."""
+class _Addresses:
+    """Finds the address of a host's machines, by as few calls as their number allows."""
+
+    def __init__(self, connection: libvirt.virConnect, sources: Sequence[str]) -> None:
+        self._connection = connection
+        self._sources = sources
+
+    def of(self, seen: vms.Seen, facts: Mapping[str, Any], *, may_ask: bool) -> str | None:
+        """Return what the first source that knows an address says; without `may_ask`, no call is made for it."""
+        for source in self._sources:
+            if source == "record":
+                found = _recorded(facts)
+            elif not may_ask or seen.state != "running":
+                found = []
+            elif source == "lease":
+                found = self._leased(facts)
+            elif source == "agent" and not vm_addresses.has_agent(seen.document):
+                found = []
+            else:
+                found = vm_addresses.addresses_from(seen.domain, source)
+            if found:
+                return found[0]
+        return None
+
+    def _leased(self, facts: Mapping[str, Any]) -> list[str]:
+        cards = [(card["source"], card["mac"]) for card in facts["networks"] if card["kind"] == "network"]
+        return vm_addresses.usable(address for card in cards for address in self._leases.get(card, []))
+
+    @cached_property
+    def _leases(self) -> dict[tuple[str, str], list[str]]:
+        try:
+            return networks.leases_by_card(self._connection)
+        except libvirtError as error:
+            raise translate(error, "read the leases of a host") from error
+
+
+def _recorded(machine: Mapping[str, Any]) -> list[str]:
+    """Return the addresses that the machine's seed gave it. Anybody may have written the record: it must be some."""
+    found = []
     for text in machine["fixed_addresses"] if isinstance(machine["fixed_addresses"], list) else []:
         with contextlib.suppress(ValueError):
-            return str(ipaddress.ip_address(text))
-    return None
-
-
-def _asked(domain: Any, sources: Sequence[str]) -> str | None:
-    return next((found[0] for source in sources if (found := vms.addresses_from(domain, source))), None)
+            found.append(str(ipaddress.ip_address(text)))
+    return found

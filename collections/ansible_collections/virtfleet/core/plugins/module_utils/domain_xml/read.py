@@ -14,6 +14,11 @@ _UNITS = {"b": 1, "bytes": 1, "KiB": 2**10, "k": 2**10, "MiB": 2**20, "M": 2**20
 
 
 def read(document: str) -> dict[str, Any]:
+    """Return what the text of a `<domain>` document says, as `of` does."""
+    return of(ET.fromstring(document))
+
+
+def of(root: ET.Element) -> dict[str, Any]:
     """Return a machine's name, uuid and parts.
 
     They are `{name, uuid, vcpus, vcpus_maximum, memory_bytes, memory_current_bytes, type, machine, disks, networks,
@@ -21,7 +26,6 @@ def read(document: str) -> dict[str, Any]:
     disks: `[{target, bus, device, source, format, serial, read_only}]`,
     networks: `[{kind, source, mac, model, device}]`. `managed` is whether virtfleet made it.
     """
-    root = ET.fromstring(document)
     kept = metadata.of(root)
     maximum = int(root.findtext("vcpu") or 1)
     memory = size_of(root.find("memory"))

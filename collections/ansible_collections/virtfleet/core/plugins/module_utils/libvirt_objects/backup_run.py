@@ -17,7 +17,7 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import agent
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import agent, vm_addresses
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import backup as backups
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import checkpoint as checkpoints
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
@@ -69,7 +69,7 @@ def choose(domain: libvirt.virDomain, wish: Wish, there: Sequence[dict[str, Any]
     if not written:
         raise VirtfleetError(wanted, "it has no disk that is written to", "There is nothing to back up.", "refused")
     running = machine["state"] in ("running", "paused")
-    if wish.quiesce and running and not vms.agent_answers(domain):
+    if wish.quiesce and running and not vm_addresses.agent_answers(domain):
         text = "no agent answers inside the machine, so its file systems cannot be made quiet"
         raise VirtfleetError(wanted, text, "Install and start qemu-guest-agent in it, or leave quiesce out.", "refused")
     try:

@@ -359,6 +359,7 @@ class _Move:
             "bytes": said.get("data_processed", 0) + self.progress.disk_bytes,
             "disk_bytes": self.progress.disk_bytes,
             "iterations": said.get("memory_iteration"),
+            "unsafe": self.progress.unsafe,
             "copied": [],
             "left": [],
         }

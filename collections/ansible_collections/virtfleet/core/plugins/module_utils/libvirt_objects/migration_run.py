@@ -66,6 +66,7 @@ class Progress:
     done_bytes: int = 0
     disk_bytes: int = 0
     iteration: int = 0
+    unsafe: bool = False  # libvirt could not see that the storage is shared, and was told
 
     @property
     def percent(self) -> int:
@@ -169,7 +170,7 @@ class Crossing:
 
         def carry() -> None:
             try:
-                self.here.migrateToURI3(self.wish.peer_uri, parameters, flags)
+                self._start(planned, parameters, flags)
                 outcome.append(None)
             except Exception as error:  # handed over whole to the thread that waits
                 outcome.append(error)
@@ -198,14 +199,23 @@ class Crossing:
         """Wait for the end of a migration that an earlier run began; give it up when the time is over."""
         self._watch(lambda: is_leaving(self.here), time.sleep)
 
+    def _start(self, planned: StoragePlan, parameters: dict[str, Any], flags: int) -> None:
+        """Migrate. Raises libvirtError."""
+        try:
+            self.here.migrateToURI3(self.wish.peer_uri, parameters, flags)
+        except libvirtError as error:
+            # Libvirt sees by itself that NFS and cluster file systems are shared. Of others a person has said so, and
+            # it was proven a moment ago.
+            if not planned.asserted_pools or error.get_error_code() != libvirt.VIR_ERR_MIGRATE_UNSAFE:
+                raise
+            self.progress.unsafe = True
+            self.here.migrateToURI3(self.wish.peer_uri, parameters, flags | libvirt.VIR_MIGRATE_UNSAFE)
+
     def _how(self, planned: StoragePlan, *, running: bool) -> tuple[int, dict[str, Any]]:
         """Return libvirt's flags and parameters."""
         wish = self.wish
         flags = libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
         parameters: dict[str, Any] = {}
-        if planned.asserted_pools:
-            # Asserted by a person and proven a moment ago; libvirt 9.0 knows network file systems only.
-            flags |= libvirt.VIR_MIGRATE_UNSAFE
         if not running:
             return flags | libvirt.VIR_MIGRATE_OFFLINE, parameters
         address = wish.address or urlsplit(wish.peer_uri).hostname or ""

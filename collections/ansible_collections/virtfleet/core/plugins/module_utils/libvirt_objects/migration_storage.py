@@ -20,6 +20,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.volume_copy import pour
 from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
@@ -219,7 +220,7 @@ def _plan_copy(
         text = f"the target's pool {pool_name} has a volume {name} already, and it was not made for this machine"
         planned.refusals.append(Refusal("disk_exists", text))
         return
-    users = volumes.machines_using(target, {described["path"]})
+    users = volume_users.machines_using(target, {described["path"]})
     if [user for user in users if user != machine["name"]]:
         text = f"the target's volume {name} is a disk of {', '.join(users[:3])}"
         planned.refusals.append(Refusal("disk_exists", text))
@@ -306,7 +307,7 @@ def is_same_storage(source: libvirt.virConnect, target: libvirt.virConnect, name
     document = volumes.volume_xml(probe, 512, "raw")
     wanted = f"find out whether pool {name} is shared"
     try:
-        made = here.createXML(document, 0)
+        made = volumes.define(here, document)
         try:
             taken = not _can_make(there, document)
         finally:
@@ -318,7 +319,7 @@ def is_same_storage(source: libvirt.virConnect, target: libvirt.virConnect, name
 
 def _can_make(pool: libvirt.virStoragePool, document: str) -> bool:
     try:
-        made = pool.createXML(document, 0)
+        made = volumes.define(pool, document)
     except libvirtError as error:
         if code_of(error) in ("refused", "already_exists"):
             return False
@@ -378,7 +379,9 @@ def discard(connection: libvirt.virConnect, disks: Sequence[DiskMove]) -> bool:
             volume = volumes.find(pool, disk.volume)
             if volume is None:
                 continue
-            if volumes.machines_using(connection, {volume.path()}) or volumes.overlays_of(pool, volume.path()):
+            if volume_users.machines_using(connection, {volume.path()}) or volume_users.overlays_of(
+                pool, volume.path()
+            ):
                 clean = False
             else:
                 clean = volumes.delete(pool, disk.volume) and clean

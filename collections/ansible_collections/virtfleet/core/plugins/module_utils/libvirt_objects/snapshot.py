@@ -21,6 +21,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import m
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import checkpoint as checkpoints
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_addresses
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 try:
@@ -169,7 +170,7 @@ def choose(domain: libvirt.virDomain, can: Abilities, wish: Wish, there: Sequenc
         other = ", ".join(sorted(kinds - {mode}))
         text = f"it would be {mode}, and the machine has {other} ones: libvirt cannot go back through a chain of both"
         raise VirtfleetError(goal, text, "Use the other mode, or delete those first.", "refused")
-    if wish.quiesce and not vms.agent_answers(domain):
+    if wish.quiesce and not vm_addresses.agent_answers(domain):
         text = "no agent answers inside the machine, so its file systems cannot be made quiet"
         raise VirtfleetError(goal, text, "Install and start qemu-guest-agent in it, or leave quiesce out.", "refused")
     return mode, active and mode == INTERNAL

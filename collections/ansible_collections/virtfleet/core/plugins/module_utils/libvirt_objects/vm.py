@@ -6,35 +6,30 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import json
 import re
 import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded, domain_events
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import read
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import AGENT_CHANNEL
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
-from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline, wait_for
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 try:
     import libvirt
-    import libvirt_qemu  # type: ignore[import-untyped]
     from libvirt import libvirtError
 except ImportError:
     libvirtError = OSError
 
 ASK_AGAIN_SECONDS = 5.0
 """A machine that is still booting hears no power button: it is pressed again."""
-AGENT_SECONDS = 2
-MAX_ADDRESSES = 64
-"""What is inside a machine may say anything: more than this of it is not worth carrying on."""
 _OWN_VOLUME = re.compile(r"(root|disk[0-9]+)(\.part)?|seed\.iso|clone\.part")
 _STATES = {1: "running", 2: "running", 3: "paused", 4: "running", 5: "stopped", 6: "crashed", 7: "paused"}
 
@@ -87,24 +82,37 @@ def written_disks(machine: dict[str, Any]) -> list[dict[str, Any]]:
     return [disk for disk in machine["disks"] if disk["source"] and not disk["read_only"] and disk["device"] == "disk"]
 
 
-def all_of(connection: libvirt.virConnect) -> list[dict[str, Any]]:
-    """Return every machine of a host in the order of names; one that goes meanwhile is left out.
+@dataclass(frozen=True)
+class Seen:
+    """A machine as one reading of its host has found it."""
 
-    Costs one call, and one more a machine.
-    """
-    found = []
+    domain: libvirt.virDomain
+    document: ET.Element
+    state: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `describe` does, without addresses."""
+        return {**read.of(self.document), "state": self.state, "addresses": []}
+
+
+def seen(connection: libvirt.virConnect) -> Iterator[Seen]:
+    """Yield every machine of a host; one that goes meanwhile is left out. Costs one call, and one more a machine."""
     try:
         for domain, told in statistics(connection, libvirt.VIR_DOMAIN_STATS_STATE):
             try:
-                facts = read.read(domain.XMLDesc(0))
+                document = ET.fromstring(domain.XMLDesc(0))
             except libvirtError as error:
                 if code_of(error) == "not_found":
                     continue
                 raise
-            found.append({**facts, "state": _STATES.get(told.get("state.state", 0), "unknown"), "addresses": []})
+            yield Seen(domain, document, _STATES.get(told.get("state.state", 0), "unknown"))
     except libvirtError as error:
         raise translate(error, "read the machines of a host") from error
-    return sorted(found, key=lambda machine: str(machine["name"]))
+
+
+def all_of(connection: libvirt.virConnect) -> list[dict[str, Any]]:
+    """Return every machine of a host in the order of names, as `seen` finds them."""
+    return sorted((each.facts() for each in seen(connection)), key=lambda machine: str(machine["name"]))
 
 
 def statistics(connection: libvirt.virConnect, kinds: int) -> list[tuple[libvirt.virDomain, dict[str, Any]]]:
@@ -118,98 +126,6 @@ def statistics(connection: libvirt.virConnect, kinds: int) -> list[tuple[libvirt
         if code_of(error) not in ("refused", "invalid"):
             raise
     return list(connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0))  # the test driver has no more
-
-
-def addresses_of(domain: libvirt.virDomain) -> list[str]:
-    """Return the addresses that agent, leases or the host's ARP table know, in this order."""
-    found = {address: None for source in ("agent", "lease", "arp") for address in addresses_from(domain, source)}
-    return list(found)[:MAX_ADDRESSES]
-
-
-def addresses_from(domain: libvirt.virDomain, source: str) -> list[str]:
-    """Return the addresses that `agent`, `lease` or `arp` knows; without loopback and link-local ones."""
-    said: list[str] = []
-    if source == "agent":
-        said = _agent_addresses(domain) if agent_connected(domain) else []
-    else:
-        kinds = {
-            "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
-            "arp": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
-        }
-        with contextlib.suppress(libvirtError):
-            for card in domain.interfaceAddresses(kinds[source], 0).values():
-                said += [each["addr"] for each in card.get("addrs") or []]
-    found: dict[str, None] = {}
-    for text in said:
-        with contextlib.suppress(ValueError):
-            address = ipaddress.ip_address(text)
-            if not (address.is_loopback or address.is_link_local):
-                found[str(address)] = None
-    return list(found)[:MAX_ADDRESSES]
-
-
-def _agent_addresses(domain: libvirt.virDomain) -> list[str]:
-    """Return what the agent inside the machine says, which may be anything; nothing when it does not answer."""
-    cards = _ask_agent(domain, "guest-network-get-interfaces")
-    try:
-        return [str(each["ip-address"]) for card in cards for each in card.get("ip-addresses") or []]
-    except (AttributeError, KeyError, TypeError):
-        return []
-
-
-def _ask_agent(domain: libvirt.virDomain, command: str) -> Any:
-    """Return an agent's answer, or None. libvirt's own call for addresses would wait for a silent agent for ever."""
-    try:
-        answer = libvirt_qemu.qemuAgentCommand(domain, json.dumps({"execute": command}), AGENT_SECONDS, 0)
-        said = json.loads(answer)
-    except (libvirtError, ValueError):
-        return None
-    return said.get("return") if isinstance(said, dict) else None
-
-
-def agent_connected(domain: libvirt.virDomain) -> bool:
-    """Tell whether an agent inside the machine has opened its channel."""
-    try:
-        targets = ET.fromstring(domain.XMLDesc(0)).iterfind("devices/channel/target")
-        return any(each.get("name") == AGENT_CHANNEL and each.get("state") == "connected" for each in targets)
-    except libvirtError:
-        return False
-
-
-def agent_answers(domain: libvirt.virDomain) -> bool:
-    """Tell whether the agent inside the machine answers."""
-    return agent_connected(domain) and _ask_agent(domain, "guest-ping") is not None
-
-
-def await_guest(
-    connection: libvirt.virConnect,
-    domain: libvirt.virDomain,
-    what: str,
-    wanted_addresses: Sequence[str],
-    deadline: Deadline,
-) -> list[str]:
-    """Wait until the machine's agent answers (`agent`) or an address of it was seen (`address`); return its addresses.
-
-    Of a machine with fixed addresses one of just these must be seen. Raises VirtfleetError `timeout`, or `refused` when
-    the machine stopped meanwhile.
-    """
-    if what not in ("address", "agent"):
-        return []
-    wanted = [str(ipaddress.ip_interface(each).ip) for each in wanted_addresses]
-    label = f"{'an address' if what == 'address' else 'the agent'} of machine {domain.name()}"
-
-    def there() -> list[str] | bool:
-        if state_of(domain) not in ("running", "paused"):
-            hint = "Look at its console: the image may not boot."
-            raise VirtfleetError(f"wait for {label}", "the machine is not running any more", hint, "refused")
-        if what == "agent":
-            return agent_answers(domain)
-        seen = addresses_of(domain)
-        return seen if not wanted else [each for each in seen if each in wanted] and seen
-
-    with domain_events(connection, domain) as event:
-        wait_for(there, deadline, label, event=event, poll=0.5)
-    return addresses_of(domain)
 
 
 def start(domain: libvirt.virDomain, *, paused: bool = False) -> None:
@@ -402,8 +318,8 @@ def removable(
         if volume is None:
             continue
         # What goes as well holds nothing: the files of external snapshots lie over the disk of their machine.
-        over = [name for name in volumes.overlays_of(pool, volume.path()) if (pool.name(), name) not in going]
-        users = [name for name in volumes.machines_using(connection, {volume.path()}) if name != domain_name]
+        over = [name for name in volume_users.overlays_of(pool, volume.path()) if (pool.name(), name) not in going]
+        users = [name for name in volume_users.machines_using(connection, {volume.path()}) if name != domain_name]
         if over or users:
             need = f"the volumes {', '.join(over[:5])} lie over it" if over else f"{', '.join(users[:5])} use it"
             hint = "Delete those first, or leave this volume out."

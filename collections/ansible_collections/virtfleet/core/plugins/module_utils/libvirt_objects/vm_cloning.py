@@ -25,6 +25,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import snapshot as snapshots
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import (
+    vm_addresses,
     vm_clone_snapshots,
     vm_making,
     volume_copy,
@@ -160,7 +161,7 @@ def _keep(
         return Done(True, {**facts, "state": wish.state}, before, after)
     addresses: list[str] = []
     if wish.state == "running" and not check:
-        addresses = vms.await_guest(connection, domain, wish.wait_for, facts["fixed_addresses"], deadline)
+        addresses = vm_addresses.await_guest(connection, domain, wish.wait_for, facts["fixed_addresses"], deadline)
     return Done(starts, vms.describe(domain, addresses), before, after)
 
 
@@ -318,7 +319,7 @@ class _Maker:
             vms.start(domain, paused=wish.state == "paused")
         if wish.state == "running":
             wanted = [nic["address"] for nic in self._networks if nic["address"]]
-            addresses = vms.await_guest(self._connection, domain, wish.wait_for, wanted, self._deadline)
+            addresses = vm_addresses.await_guest(self._connection, domain, wish.wait_for, wanted, self._deadline)
         return Done(True, vms.describe(domain, addresses), None, _shown(wish))
 
     def _through_file(self, part: Part) -> bool:

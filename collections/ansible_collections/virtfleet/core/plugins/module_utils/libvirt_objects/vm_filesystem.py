@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_addresses
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline, wait_for
 
 try:
@@ -162,7 +162,7 @@ def grow(domain: libvirt.virDomain, serial: str, size_bytes: int, *, check: bool
 
     Never raises: the disk has grown, and what stands in the way of the rest is in `reason`.
     """
-    if not vms.agent_answers(domain):
+    if not vm_addresses.agent_answers(domain):
         return Found(False, False, "the agent of the machine does not answer: try again once it runs")
     mode = "look" if check else "grow"
     try:

@@ -15,7 +15,13 @@ from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import d
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.build import build
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.spec import Disk, Nic, VmSpec
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import capabilities, nwfilter, vm_settings
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import (
+    capabilities,
+    nwfilter,
+    vm_addresses,
+    vm_settings,
+    volume_users,
+)
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
@@ -77,7 +83,9 @@ def make(connection: libvirt.virConnect, wanted: Wanted, *, check: bool, deadlin
             vms.start(domain, paused=state == "paused")
         addresses: list[str] = []
         if state == "running":
-            addresses = vms.await_guest(connection, domain, options["wait_for"], wanted.fixed_addresses, deadline)
+            addresses = vm_addresses.await_guest(
+                connection, domain, options["wait_for"], wanted.fixed_addresses, deadline
+            )
         return Done(True, vms.describe(domain, addresses), None, after)
     except VirtfleetError as error:
         undo.explain(error)
@@ -165,7 +173,7 @@ class _Plan:
             if there is None:
                 hint = "Give it a size or an image to have it made, or the name of a volume that is there."
                 raise VirtfleetError(self._goal, f"pool {pool.name()} has no volume {name}", hint, "not_found")
-            users = volumes.machines_using(self._connection, {there.path()})
+            users = volume_users.machines_using(self._connection, {there.path()})
             if users:
                 text = f"volume {name} is a disk of {', '.join(users[:5])}"
                 raise VirtfleetError(self._goal, text, "Detach it there first.", "refused")
@@ -224,7 +232,7 @@ class _Plan:
     def _clear(self, pool: libvirt.virStoragePool, volume: libvirt.virStorageVol | None) -> None:
         """Remove what an earlier attempt left."""
         if volume is not None:
-            volumes.check_removal(self._connection, pool, volume)
+            volume_users.check_removal(self._connection, pool, volume)
             volumes.delete(pool, volume.name())
 
     def _make_seed(self, files: dict[str, bytes], undo: Undo) -> None:

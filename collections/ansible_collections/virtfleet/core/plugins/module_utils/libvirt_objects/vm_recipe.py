@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_update
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_addresses, vm_update
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_making import make
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import Done, Wanted, source_of
@@ -174,7 +174,7 @@ class _Run:
         if after_state != "running":
             return []
         asked = self._wanted.options["wait_for"], self._wanted.fixed_addresses
-        return vms.await_guest(self._connection, self.domain, *asked, self._deadline)
+        return vm_addresses.await_guest(self._connection, self.domain, *asked, self._deadline)
 
     @contextlib.contextmanager
     def _telling(self, after_state: str) -> Iterator[None]:

@@ -15,12 +15,18 @@ from ansible_collections.virtfleet.core.plugins.module_utils.image_source import
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_copy, volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 if TYPE_CHECKING:
     import libvirt
+
+COPYING = ".copying"
+"""What is added to a volume's name for a small volume that is there as long as a copy from another host is not whole.
+Its length cannot tell: both the copy and the original may have grown since."""
+_NOTE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_name(self.name, "volume")
-        if self.name.endswith((images.MARKER, images.BEGUN)):
-            text = f"names that end in {images.MARKER} or {images.BEGUN} belong to imports of images"
+        if self.name.endswith((images.MARKER, images.BEGUN, COPYING)):
+            text = f"names that end in {images.MARKER}, {images.BEGUN} or {COPYING} say how far another volume has come"
             raise VirtfleetError(f"make volume {self.name}", text, "Choose another name.", "invalid")
         if self.size_bytes is not None:
             volumes.check_size(self.name, self.size_bytes)
@@ -50,11 +56,18 @@ def settings(volume: libvirt.virStorageVol) -> dict[str, Any]:
 
 
 def present(
-    connection: libvirt.virConnect, pool: libvirt.virStoragePool, recipe: Recipe, *, check: bool, deadline: Deadline
+    connection: libvirt.virConnect,
+    pool: libvirt.virStoragePool,
+    recipe: Recipe,
+    *,
+    check: bool,
+    deadline: Deadline,
+    elsewhere: libvirt.virConnect | None = None,
 ) -> plan.Plan:
     """Bring the volume of a recipe about, or in check mode only tell what would change.
 
-    What this call made is removed again when it fails.
+    `elsewhere` is the host of the original when that is another one. What this call made is removed again when it
+    fails.
     """
     if recipe.src is not None:
         wanted = f"make volume {recipe.name} in pool {pool.name()} from a file"
@@ -64,8 +77,10 @@ def present(
             return _from_file(connection, pool, recipe, source, check=check, deadline=deadline)
     volume = volumes.find(pool, recipe.name)
     base = images.require(pool, recipe.image, f"make volume {recipe.name}") if recipe.image is not None else None
-    if volume is not None:
+    if volume is not None and volumes.find(pool, recipe.name + COPYING) is None:
         return _adjusted(connection, volume, recipe, base, check=check)
+    if recipe.original is not None and elsewhere is not None:
+        return _from_another_host(connection, pool, recipe, elsewhere, check=check, deadline=deadline)
     original = _original(connection, recipe.name, *recipe.original) if recipe.original is not None else None
     after = _predicted(pool, recipe, base or original, over=base is not None)
     todo = plan.compare(None, after)
@@ -83,12 +98,17 @@ def present(
 
 def absent(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, *, check: bool) -> plan.Plan:
     """Delete a volume that nothing uses, or in check mode only tell that it would be."""
-    volume = volumes.find(pool, name)
-    todo = plan.compare(settings(volume) if volume is not None else None, None)
+    volume, begun = volumes.find(pool, name), volumes.find(pool, name + COPYING)
+    before = (
+        settings(volume) if volume is not None else {"name": name, "complete": False} if begun is not None else None
+    )
+    todo = plan.compare(before, None)
     if volume is not None:
-        volumes.check_removal(connection, pool, volume)
-        if not check:
-            volumes.delete(pool, name)
+        volume_users.check_removal(connection, pool, volume)
+    if not check:
+        volumes.delete(pool, name)
+        if begun is not None:
+            volumes.delete(pool, name + COPYING)
     return todo
 
 
@@ -112,7 +132,7 @@ def wiped(
     if before["image"] is not None:
         text = f"it lies over {before['image']}, whose content it would show then"
         raise VirtfleetError(wanted, text, "Delete it, and make it anew.", "refused")
-    volumes.check_removal(connection, pool, volume, wanted)
+    volume_users.check_removal(connection, pool, volume, wanted)
     todo = plan.compare({**before, "content": "what is on it"}, {**before, "content": "none"})
     if not check:
         volumes.wipe(volume, deadline)
@@ -170,7 +190,7 @@ def _adjusted(
         after["capacity_bytes"] = recipe.size_bytes
     todo = plan.compare(before, after)
     if todo.changed:
-        users = volumes.machines_using(connection, {volume.path()}, running_only=True)
+        users = volume_users.machines_using(connection, {volume.path()}, running_only=True)
         if users:
             text = f"it is a disk of {', '.join(users)}, which runs"
             raise VirtfleetError(f"resize volume {recipe.name}", text, "Stop the machine first.", "refused")
@@ -206,7 +226,7 @@ def _from_file(
     }
     todo = plan.compare(None if volume is None else {**settings(volume), "complete": False}, after)
     if volume is not None:
-        volumes.check_removal(connection, pool, volume)
+        volume_users.check_removal(connection, pool, volume)
     if check:
         return todo
     wanted = f"upload volume {recipe.name} into pool {pool.name()}"
@@ -223,6 +243,58 @@ def _from_file(
         with contextlib.suppress(VirtfleetError):  # what stopped the upload may stop this too
             volumes.delete(pool, recipe.name)
         raise
+    return todo
+
+
+def _from_another_host(
+    connection: libvirt.virConnect,
+    pool: libvirt.virStoragePool,
+    recipe: Recipe,
+    elsewhere: libvirt.virConnect,
+    *,
+    check: bool,
+    deadline: Deadline,
+) -> plan.Plan:
+    """Copy the file of a volume of another host, as it is there; what an earlier run has left half is made anew."""
+    pool_name, name = recipe.original or ("", "")
+    original = _original(elsewhere, recipe.name, pool_name, name)
+    source = volumes.describe(original)
+    wanted = f"copy volume {name} of another host to {recipe.name}"
+    volume_copy.check_at_rest(elsewhere, original, wanted)
+    if recipe.format not in (None, source["format"]):
+        text = f"it is {source['format']} there, and is to be {recipe.format} here"
+        raise VirtfleetError(wanted, text, "A copy from another host keeps its format: leave it away.", "invalid")
+    if pools.type_of(pool) == "logical":
+        text = f"pool {pool.name()} has no files"
+        raise VirtfleetError(wanted, text, "Choose a pool of files here.", "invalid")
+    asked = Recipe(recipe.name, recipe.size_bytes, source["format"], original=recipe.original)
+    after = {**_predicted(pool, asked, original, over=False), "image": None}
+    half = volumes.find(pool, recipe.name)
+    todo = plan.compare({**settings(half), "complete": False} if half is not None else None, after)
+    if half is not None:
+        volume_users.check_removal(connection, pool, half)
+    if check:
+        return todo
+    images.check_room(pool, source["allocation_bytes"], wanted)
+    volumes.delete(pool, recipe.name)
+    if volumes.find(pool, recipe.name + COPYING) is None:
+        volumes.write_text(pool, recipe.name + COPYING, source["path"][:_NOTE_BYTES])
+    try:
+        pool_there = original.storagePoolLookupByVolume()
+        pools.refresh(pool_there, deadline)
+        before = volume_copy.stamp(original)
+        made = volume_copy.copy_file(original, pool, recipe.name, deadline)
+        pools.refresh(pool_there, deadline)
+        if volume_copy.stamp(original) != before:
+            raise VirtfleetError(wanted, "it was written to meanwhile", "Try again when it is at rest.", "refused")
+        if after["capacity_bytes"] > source["capacity_bytes"]:
+            volumes.grow(made, after["capacity_bytes"])
+    except BaseException:
+        with contextlib.suppress(VirtfleetError):  # what stopped the copy may stop this too; the note then stays
+            volumes.delete(pool, recipe.name)
+            volumes.delete(pool, recipe.name + COPYING)
+        raise
+    volumes.delete(pool, recipe.name + COPYING)
     return todo
 
 

@@ -19,6 +19,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.connection import (
     check_uri,
     open_host,
     opened_host,
+    uri_for_peers,
 )
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
@@ -125,6 +126,18 @@ def test_a_uri_that_is_none_or_runs_a_program_is_refused(uri: str) -> None:
 )
 def test_a_uri_is_used_as_it_is_written(uri: str, used: str) -> None:
     assert check_uri(uri) == used
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("qemu+tcp://10.0.0.1/system", "qemu+tcp://10.0.0.1/system"),
+        ("qemu+tls://10.0.0.1/system?pkipath=/home/me/pki", "qemu+tls://10.0.0.1/system"),
+        ("qemu+ssh://root@h/system?keyfile=/k/id&no_verify=1&known_hosts=/k/h", "qemu+ssh://root@h/system?no_verify=1"),
+    ],
+)
+def test_a_peer_is_not_sent_to_key_files_of_ours(ours: str, theirs: str) -> None:
+    assert uri_for_peers(ours) == theirs
 
 
 def test_an_abandoned_call_is_undone_when_it_comes_back() -> None:
