@@ -1,6 +1,7 @@
 """The modules for hosts, pools, volumes, networks and images on real libvirt hosts, with what goes wrong there."""
 
 import contextlib
+import gzip
 import hashlib
 import importlib
 import json
@@ -306,6 +307,15 @@ def test_an_image_of_another_kind_is_refused_with_the_way_to_convert_it(host: st
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, str(path), "1M"], check=True)
     with pytest.raises(VirtfleetError, match=f"qemu-img convert -f {kind} -O qcow2"):
         call("image", host, pool="default", name="t-image", src=str(path))
+
+
+def test_a_packed_image_is_imported_as_what_is_in_it(lab: Lab, host: str, disk: Path) -> None:
+    packed = disk.with_suffix(".img.gz")
+    packed.write_bytes(gzip.compress(disk.read_bytes(), compresslevel=1))
+    options: dict[str, Any] = {"pool": "shared", "name": "t-image", "src": str(packed)}
+    assert call("image", host, **options, checksum=checksum_of(packed)).values["image"]["format"] == "raw"
+    assert (lab.layout.shared / "t-image").read_bytes() == disk.read_bytes()
+    assert not call("image", host, **options).changed
 
 
 def test_hosts_that_share_a_pool_import_an_image_once(lab: Lab, host: str, disk: Path) -> None:

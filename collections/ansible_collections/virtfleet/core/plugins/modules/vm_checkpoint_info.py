@@ -57,7 +57,6 @@ checkpoints:
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
-from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import checkpoint as checkpoints
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
@@ -74,8 +73,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     with opened_host(params["uri"], connecting) as connection:
         domain = vms.find(connection, vm, uuid)
         if domain is None:
-            hint = "Name one that is there; module vm_info lists them."
-            raise VirtfleetError("read checkpoints", f"there is no machine {vm or uuid}", hint, "not_found")
+            raise vms.missing("read checkpoints", vm, uuid)
         return Result(False, {"checkpoints": checkpoints.all_of(domain)})
 
 

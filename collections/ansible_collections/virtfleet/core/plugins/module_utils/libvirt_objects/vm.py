@@ -54,6 +54,12 @@ def find(connection: libvirt.virConnect, name: str | None, uuid: str | None) -> 
     return found
 
 
+def missing(wanted: str, name: str | None, uuid: str | None) -> VirtfleetError:
+    """Return what to raise where `find` has found nothing, and nothing can be done without the machine."""
+    hint = "Name one that is there; module vm_info lists them."
+    return VirtfleetError(wanted, f"there is no machine {name or uuid}", hint, "not_found")
+
+
 def _look_up(ask: Callable[[str], libvirt.virDomain], key: str, shown: str) -> libvirt.virDomain | None:
     try:
         return ask(key)
