@@ -9,11 +9,14 @@ hostname "$name"
 # volatile: nothing waits for the disk. What a crash leaves is thrown away.
 mount -t overlay -o "volatile,lowerdir=$root,upperdir=$folder/upper,workdir=$folder/work" instance "$new"
 mount -t proc proc "$new/proc"
-# The kernel's settings are the machine's, but for those of the network namespace.
+# The kernel's settings are the machine's, but for those of the instance's own namespaces.
 for path in sys sysrq-trigger irq bus; do
   [ ! -e "$new/proc/$path" ] || mount --bind "$new/proc/$path" "$new/proc/$path"
 done
 mount --bind "$new/proc/sys/net" "$new/proc/sys/net"
+for name in ns_last_pid msg_next_id sem_next_id shm_next_id; do # CRIU wants them, and they are the namespaces' own
+  [ ! -e "$new/proc/sys/kernel/$name" ] || mount --bind "$new/proc/sys/kernel/$name" "$new/proc/sys/kernel/$name"
+done
 for path in sys sysrq-trigger irq bus; do
   [ ! -e "$new/proc/$path" ] || mount -o remount,bind,ro "$new/proc/$path"
 done
