@@ -106,7 +106,7 @@ def local_file(
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise VirtfleetError(wanted, f"{shown(path)} is not a regular file", "Give an image file.", "invalid")
-    with os.fdopen(fd, "rb") as file:
+    with os.fdopen(fd, "rb") as file, contextlib.ExitStack() as stack:
         name = Path(path).name
         try:
             found = image_format.inspect(file, os.fstat(fd).st_size)
@@ -119,12 +119,12 @@ def local_file(
             text = f"{shown(path)} cannot be read: {error.strerror}"
             raise VirtfleetError(wanted, text, "Check the file.", "invalid") from error
         _compare(actual, checksum, wanted, name)
-        with _unpacked(file, asked_format, wanted, deadline) as (plain, image):
-            as_it_is = os.fstat(fd)
-            if (as_it_is.st_size, as_it_is.st_mtime_ns) != (as_it_was.st_size, as_it_was.st_mtime_ns):
-                hint = "Try again when it is at rest."
-                raise VirtfleetError(wanted, f"{shown(path)} changed while it was read", hint, "refused")
-            yield Source(plain, *_sizes(plain.fileno()), image, actual, name)
+        plain, image = _opened(file, asked_format, wanted, deadline, stack)
+        as_it_is = os.fstat(fd)
+        if (as_it_is.st_size, as_it_is.st_mtime_ns) != (as_it_was.st_size, as_it_was.st_mtime_ns):
+            hint = "Try again when it is at rest."
+            raise VirtfleetError(wanted, f"{shown(path)} changed while it was read", hint, "refused")
+        yield Source(plain, *_sizes(plain.fileno()), image, actual, name)
 
 
 @contextlib.contextmanager
@@ -137,41 +137,37 @@ def download(
     (no room for the temporary file).
     """
     check_url(url)
-    with tempfile.TemporaryFile(prefix="virtfleet-image-") as file:
+    with tempfile.TemporaryFile(prefix="virtfleet-image-") as file, contextlib.ExitStack() as stack:
         actual = _fetch(url, file, wanted, deadline)
         file.flush()
         _compare(actual, checksum, wanted, origin_of(url))
-        with _unpacked(file, asked_format, wanted, deadline) as (plain, image):
-            yield Source(plain, *_sizes(plain.fileno()), image, actual, origin_of(url))
+        plain, image = _opened(file, asked_format, wanted, deadline, stack)
+        yield Source(plain, *_sizes(plain.fileno()), image, actual, origin_of(url))
 
 
-@contextlib.contextmanager
-def _unpacked(
-    file: BinaryIO, asked_format: str | None, wanted: str, deadline: Deadline
-) -> Iterator[tuple[BinaryIO, image_format.ImageFormat]]:
-    """Give the image that a file is, or that is packed in it: that one in a temporary file, gone afterwards.
+def _opened(
+    file: BinaryIO, asked_format: str | None, wanted: str, deadline: Deadline, stack: contextlib.ExitStack
+) -> tuple[BinaryIO, image_format.ImageFormat]:
+    """Return the image that a file is, or that is packed in it: that one in a temporary file, gone with `stack`.
 
     Raises VirtfleetError as `image_format.importable` does, and `invalid`, `timeout` or `pool_full`.
     """
     found = image_format.inspect(file, os.fstat(file.fileno()).st_size)
     if found.format not in _READERS:
-        yield file, image_format.importable(found, asked_format, wanted)
-        return
-    with tempfile.TemporaryFile(prefix="virtfleet-image-") as plain:
-        file.seek(0)
-        try:
-            with _READERS[found.format](file) as packed:
-                _write_with_holes(packed, plain, wanted, deadline)
-        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-            text = f"it is packed ({found.format}) and damaged: {error}"
-            raise VirtfleetError(wanted, text, "Fetch the file again.", "invalid") from error
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise _no_room(wanted) from error
-            text = f"it is packed ({found.format}) and cannot be unpacked: {error}"
-            raise VirtfleetError(wanted, text, "Fetch the file again.", "invalid") from error
-        size = os.fstat(plain.fileno()).st_size
-        yield plain, image_format.importable(image_format.inspect(plain, size), asked_format, wanted)
+        return file, image_format.importable(found, asked_format, wanted)
+    unpacked = tempfile.TemporaryFile(prefix="virtfleet-image-")  # noqa: SIM115 - it is the stack's
+    plain: BinaryIO = stack.enter_context(unpacked)
+    file.seek(0)
+    try:
+        with _READERS[found.format](file) as packed:
+            _write_with_holes(packed, plain, wanted, deadline)
+    except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise _no_room(wanted) from error
+        text = f"it is packed ({found.format}) and damaged: {error}"
+        raise VirtfleetError(wanted, text, "Fetch the file again.", "invalid") from error
+    size = os.fstat(plain.fileno()).st_size
+    return plain, image_format.importable(image_format.inspect(plain, size), asked_format, wanted)
 
 
 def _write_with_holes(packed: IO[bytes], plain: BinaryIO, wanted: str, deadline: Deadline) -> None:

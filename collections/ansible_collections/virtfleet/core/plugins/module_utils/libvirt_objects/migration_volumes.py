@@ -54,7 +54,7 @@ def is_same_storage(source: libvirt.virConnect, target: libvirt.virConnect, name
     if here is None or there is None or not here.isActive() or not there.isActive():
         return False
     # Of the second one nothing is there. A client of NFS goes on believing for half a minute that the first one is.
-    probe, other = (volumes.volume_xml(f"{_PROBE_PREFIX}{secrets.token_hex(8)}", 512, "raw") for _ in range(2))
+    probe, other = (volumes.volume_xml(f"{_PROBE_PREFIX}{secrets.token_hex(8)}", 512, "raw") for number in range(2))
     wanted = f"find out whether pool {name} is shared"
     try:
         made = volumes.define(here, probe)

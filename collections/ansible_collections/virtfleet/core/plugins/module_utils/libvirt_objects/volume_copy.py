@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import xml.etree.ElementTree as ET
-from collections.abc import Generator
+from collections.abc import Iterator
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
@@ -83,37 +83,35 @@ def pour(
     Raises VirtfleetError: `timeout`, `pool_full` and libvirt's.
     """
     try:
-        with volumes.stream_of(made) as outgoing:
+        with volumes.stream_of(original) as incoming, volumes.stream_of(made) as outgoing:
             made.upload(outgoing, 0, size_bytes, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
-            with contextlib.closing(pieces(original, size_bytes, deadline, wanted)) as read:
-                for piece in read:
-                    if isinstance(piece, int):
-                        outgoing.sendHole(piece, 0)
-                        continue
-                    rest = piece
-                    while rest:
-                        rest = rest[outgoing.send(rest) :]
+            for piece in pieces(incoming, original, size_bytes, deadline, wanted):
+                if isinstance(piece, int):
+                    outgoing.sendHole(piece, 0)
+                    continue
+                rest = piece
+                while rest:
+                    rest = rest[outgoing.send(rest) :]
     except libvirtError as error:
         raise volumes.explained(error, wanted, made) from error
 
 
 def pieces(
-    original: libvirt.virStorageVol, size_bytes: int, deadline: Deadline, wanted: str
-) -> Generator[bytes | int, None, None]:
-    """Yield what the first `size_bytes` bytes of a volume hold: data, and of each hole between its length.
+    incoming: libvirt.virStream, original: libvirt.virStorageVol, size_bytes: int, deadline: Deadline, wanted: str
+) -> Iterator[bytes | int]:
+    """Yield, through a fresh stream, what the first bytes of a volume hold: data, and of each hole its length.
 
     Raises VirtfleetError `timeout`, and libvirtError.
     """
-    with volumes.stream_of(original) as incoming:
-        original.download(incoming, 0, size_bytes, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
-        while True:
-            if deadline.passed:
-                text = f"the copy took longer than {deadline.seconds:g} s"
-                raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout")
-            data = incoming.recvFlags(_CHUNK_BYTES, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
-            if data == _HOLE:
-                yield incoming.recvHole(0)
-            elif data:
-                yield data
-            else:
-                return
+    original.download(incoming, 0, size_bytes, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+    while True:
+        if deadline.passed:
+            text = f"the copy took longer than {deadline.seconds:g} s"
+            raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout")
+        data = incoming.recvFlags(_CHUNK_BYTES, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
+        if data == _HOLE:
+            yield incoming.recvHole(0)
+        elif data:
+            yield data
+        else:
+            return

@@ -50,29 +50,43 @@ def download(
         raise VirtfleetError(wanted, f"there is no volume {name} in pool {pool.name()}", "Check the name.", "not_found")
     volume_copy.check_at_rest(connection, volume, wanted)
     try:
-        pools.refresh(pool, deadline)
-        before, size = volume_copy.stamp(volume), volumes.describe(volume)["physical_bytes"] or 0
-        # Beside its place, so that it comes there in one step.
-        descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent) if not check else (None, None)
-        try:
-            with os.fdopen(descriptor, "wb") if descriptor is not None else contextlib.nullcontext() as file:
-                checksum = _read_into(file, volume, size, deadline, wanted)
-            pools.refresh(pool, deadline)
-            if volume_copy.stamp(volume) != before:
-                raise VirtfleetError(wanted, "it was written to meanwhile", "Try again when it is at rest.", "refused")
-            there = _file(path)
-            found = {"path": str(path), "size_bytes": size, "checksum": checksum}
-            todo = plan.compare(there, found)
-            if part is not None and todo.changed:
-                Path(part).replace(path)
-                part = None
-        finally:
-            if part is not None:
-                Path(part).unlink()
+        return _brought(pool, volume, path, wanted, check=check, deadline=deadline)
     except libvirtError as error:
         raise translate(error, wanted) from error
+
+
+def _brought(
+    pool: libvirt.virStoragePool,
+    volume: libvirt.virStorageVol,
+    path: Path,
+    wanted: str,
+    *,
+    check: bool,
+    deadline: Deadline,
+) -> tuple[plan.Plan, dict[str, Any]]:
+    """Read a volume and, but for check mode, put a file of its content in place. Raises libvirtError too."""
+    pools.refresh(pool, deadline)
+    before, size = volume_copy.stamp(volume), volumes.describe(volume)["physical_bytes"] or 0
+    part = None
+    try:
+        descriptor = None
+        if not check:  # beside its place, so that it comes there in one step
+            descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with contextlib.nullcontext() if descriptor is None else os.fdopen(descriptor, "wb") as file:
+            checksum = _read_into(file, volume, size, deadline, wanted)
+        pools.refresh(pool, deadline)
+        if volume_copy.stamp(volume) != before:
+            raise VirtfleetError(wanted, "it was written to meanwhile", "Try again when it is at rest.", "refused")
+        found = {"path": str(path), "size_bytes": size, "checksum": checksum}
+        todo = plan.compare(_file(path), found)
+        if part is not None and todo.changed:
+            Path(part).replace(path)
+            part = None
     except OSError as error:
         raise VirtfleetError(wanted, f"{error.strerror or error}", "Choose another path.", "refused") from error
+    finally:
+        if part is not None:
+            Path(part).unlink()
     return todo, found
 
 
@@ -89,8 +103,8 @@ def _read_into(
 ) -> str:
     """Write a volume's content, if there is a file for it, and return its checksum."""
     whole, zeros = hashlib.sha256(), bytes(_CHUNK_BYTES)
-    with contextlib.closing(volume_copy.pieces(volume, size_bytes, deadline, wanted)) as pieces:
-        for piece in pieces:
+    with volumes.stream_of(volume) as incoming:
+        for piece in volume_copy.pieces(incoming, volume, size_bytes, deadline, wanted):
             if isinstance(piece, bytes):
                 whole.update(piece)
                 if file is not None:
