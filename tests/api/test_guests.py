@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from virtfleet import database
 from virtfleet.app import PREFIX
-from virtfleet.jobs import runner
+from virtfleet.jobs import attempts
 from virtfleet.models import Job, JobEvent, JobLock, Project, Secret, User, Vm
 from virtfleet.services import auth
 
@@ -74,7 +74,7 @@ def test_what_a_program_reads_is_a_secret_and_the_rest_is_text(fleet: Fleet) -> 
         assert job.timeout > 100
         assert job.max_attempts == 1
         assert SECRET not in json.dumps([job.variables, job.context])
-        assert runner.secret_ids(job.variables)
+        assert attempts.secret_ids(job.variables)
         assert SECRET.encode() not in session.query(Secret).one().ciphertext
         assert not [event for event in session.query(JobEvent) if SECRET in event.text]
 
@@ -130,7 +130,7 @@ def test_what_is_put_inside_is_kept_as_secrets(fleet: Fleet) -> None:
     with database.read() as session:
         job = session.query(Job).filter_by(kind="vm.guest").one()
         assert SECRET not in json.dumps(job.variables)
-        assert len(runner.secret_ids(job.variables)) == 2
+        assert len(attempts.secret_ids(job.variables)) == 2
         assert job.variables["virtfleet_ssh_keys"] == ["ssh-ed25519 AAAA x"]
 
 

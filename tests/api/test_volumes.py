@@ -242,7 +242,7 @@ def test_a_copy_for_another_host_is_a_run_there_that_knows_where_its_original_li
     made(api)
     answer = api("POST", "/volumes", {"name": "there", "source": "data", "host": "host2"})
     with database.read() as session:
-        job = session.get_one(Job, answer.json["job"]["id"])
+        job = session.get_one(Job, told(answer)["job"]["id"])
         variables = job.variables
         names = [session.get_one(Host, each).name for each in job.host_ids]
         locks = session.scalars(select(JobLock.resource).where(JobLock.job_id == job.id)).all()
@@ -253,7 +253,7 @@ def test_a_copy_for_another_host_is_a_run_there_that_knows_where_its_original_li
     assert ended(answer, size_bytes=GIB) == "volume.clone"
     assert told(api("GET", "/volumes/there"))["host"] == "host2"
     by_vm = api("POST", "/volumes", {"name": "by-vm", "source": "data", "vm": "web2"})
-    assert told(api("GET", f"/volumes/{by_vm.json['volume']['id']}"))["host"] == "host2"
+    assert told(api("GET", f"/volumes/{told(by_vm)['volume']['id']}"))["host"] == "host2"
     wrong = {"name": "other", "source": "data", "host": "host2", "format": "raw"}
     assert problem(api("POST", "/volumes", wrong), 422, "invalid")["errors"] == [
         {"field": "format", "message": "must be qcow2"}

@@ -137,7 +137,7 @@ def broken_worker(fleet: Fleet, *words: str) -> Iterator[subprocess.Popen[bytes]
 
 STEPS = [
     pytest.param("jobs.claim", "claim", "after", id="claiming"),
-    pytest.param("jobs.runner", "prepare", "before", id="claimed"),
+    pytest.param("jobs.attempts", "prepare", "before", id="claimed"),
     pytest.param("jobs.runner", "_furnish", "after", id="run directory written"),
     pytest.param("jobs.runner", "_read", "before", id="playbook started"),
     pytest.param("jobs.work", "_write_end", "before", id="playbook ended"),

@@ -1,6 +1,7 @@
 """The modules for hosts, pools, volumes, networks and images on real libvirt hosts, with what goes wrong there."""
 
 import contextlib
+import gzip
 import hashlib
 import importlib
 import json
@@ -180,6 +181,13 @@ def test_a_volume_grows_is_copied_and_never_shrinks(host: str) -> None:
     assert over["image"].endswith("/t-a")
     with pytest.raises(VirtfleetError, match="lies over it"):
         call("volume", host, pool="default", name="t-a", state="absent")
+    told = call("volume_info", host, pool="default").values["volumes"]
+    assert [(each["name"], each["image"], each["users"]) for each in told if each["name"].startswith("t-")] == [
+        ("t-a", None, []),
+        ("t-c", over["path"].replace("t-c", "t-a"), []),
+    ]
+    everywhere = call("volume_info", host, name="t-b", users=False).values["volumes"]
+    assert [(each["pool"], each["users"]) for each in everywhere] == [("shared", None)]
 
 
 def test_a_file_is_uploaded_whole_and_its_holes_are_not(lab: Lab, host: str, disk: Path) -> None:
@@ -190,6 +198,22 @@ def test_a_file_is_uploaded_whole_and_its_holes_are_not(lab: Lab, host: str, dis
     with stored.open("rb") as file:
         assert file.read(64 * MIB) == disk.read_bytes()
     assert not call("volume", host, pool="shared", name="t-up", src=str(disk), size="80MiB").changed
+    # Brought back, it is the same, holes and all; a file of another content is replaced, and only in earnest.
+    down: dict[str, Any] = {
+        "pool": "shared",
+        "name": "t-up",
+        "state": "downloaded",
+        "dest": str(disk.with_name("down.img")),
+    }
+    told = call("volume", host, **down).values["file"]
+    assert Path(down["dest"]).read_bytes() == stored.read_bytes()
+    assert Path(down["dest"]).stat().st_blocks * 512 < 10 * MIB
+    assert told["checksum"] == checksum_of(stored)
+    Path(down["dest"]).write_bytes(b"another")
+    assert call("volume", host, check=True, **down).changed
+    assert Path(down["dest"]).read_bytes() == b"another"
+    assert [call("volume", host, **down).changed for _ in range(2)] == [True, False]
+    assert {each.name for each in disk.parent.iterdir()} == {disk.name, "down.img"}
     # What a killed upload has left is shorter than the file; it is made anew.
     os.truncate(stored, MIB)
     assert call("volume", host, pool="shared", name="t-up", src=str(disk)).changed
@@ -283,6 +307,15 @@ def test_an_image_of_another_kind_is_refused_with_the_way_to_convert_it(host: st
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, str(path), "1M"], check=True)
     with pytest.raises(VirtfleetError, match=f"qemu-img convert -f {kind} -O qcow2"):
         call("image", host, pool="default", name="t-image", src=str(path))
+
+
+def test_a_packed_image_is_imported_as_what_is_in_it(lab: Lab, host: str, disk: Path) -> None:
+    packed = disk.with_suffix(".img.gz")
+    packed.write_bytes(gzip.compress(disk.read_bytes(), compresslevel=1))
+    options: dict[str, Any] = {"pool": "shared", "name": "t-image", "src": str(packed)}
+    assert call("image", host, **options, checksum=checksum_of(packed)).values["image"]["format"] == "raw"
+    assert (lab.layout.shared / "t-image").read_bytes() == disk.read_bytes()
+    assert not call("image", host, **options).changed
 
 
 def test_hosts_that_share_a_pool_import_an_image_once(lab: Lab, host: str, disk: Path) -> None:

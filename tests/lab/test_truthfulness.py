@@ -37,7 +37,7 @@ Options = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """What a module is asked for, and what is there first. `TARGET` and `FILE` in options are filled in by the test."""
+    """What a module is asked for, and what is there first. `TARGET`, `FILE` and `DEST` are filled in by the test."""
 
     module: str
     asked: Options
@@ -56,7 +56,7 @@ class Case:
 
 
 NAME = f"{PREFIX}-vm"
-TARGET, FILE = "{target}", "{file}"
+TARGET, FILE, DEST = "{target}", "{file}", "{dest}"
 UUID = "5c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c99"
 # A machine of nearly nothing: no image, so that nothing boots, and running it costs next to no processor time.
 MACHINE: Options = {
@@ -155,6 +155,7 @@ READ_CASES = [
     Case("vm_info", {}, (STOPPED,), changes=False),
     Case("vm_guest_info", {"vms": [{"name": NAME}]}, (STOPPED,), changes=False),
     Case("vm_snapshot_info", {"vm": NAME}, (STOPPED, ("vm_snapshot", SNAPSHOT)), changes=False),
+    Case("vm_checkpoint_info", {"vm": NAME}, (STOPPED,), changes=False),
     Case("vm_migrate_info", {"name": NAME, "targets": [{"uri": TARGET}]}, (STOPPED,), changes=False),
 ]
 
@@ -230,7 +231,16 @@ VOLUME_CASES += [  # the test driver resizes no volumes and has no streams
     Case(
         "volume", {**IN_POOL, "size": "16MiB"}, (("pool", POOL), ("volume", {**IN_POOL, "size": "8MiB"})), label="grown"
     ),
+    Case(
+        "volume_info", {"pool": POOL["name"]}, (("pool", POOL), ("volume", {**IN_POOL, "size": "8MiB"})), changes=False
+    ),
     Case("volume", {**IN_POOL, "src": FILE}, (("pool", POOL),), label="uploaded"),
+    Case(
+        "volume",
+        {**IN_POOL, "state": "downloaded", "dest": DEST},
+        (("pool", POOL), ("volume", {**IN_POOL, "size": "8MiB"})),
+        label="downloaded",
+    ),
     Case(
         "volume",
         {**IN_POOL, "state": "wiped"},
@@ -367,11 +377,17 @@ class Hosts:
             return {name: self._filled(each) for name, each in value.items()}
         if isinstance(value, list):
             return [self._filled(each) for each in value]
-        return {TARGET: self.target, FILE: str(self.file)}.get(value, value) if isinstance(value, str) else value
+        return (
+            {TARGET: self.target, FILE: str(self.file), DEST: f"{self.file}.down"}.get(value, value)
+            if isinstance(value, str)
+            else value
+        )
 
     def picture(self) -> list[str]:
-        """Return all that a host has and how it is, in words."""
-        return [line for uri in {self.uri, self.target} for line in picture(uri)]
+        """Return all that a host has and how it is, in words, and the files beside the one that is sent."""
+        beside = [(each.name, each.stat()) for each in sorted(self.file.parent.iterdir())]
+        files = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in beside]
+        return [*files, *(line for uri in {self.uri, self.target} for line in picture(uri))]
 
 
 def picture(uri: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The playbooks that change machines, run by hand: tried dry, done, repeated; refused when no host has the machine."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def test_a_machine_is_changed_by_hand_with_its_disks_and_cards(hand: Hand) -> No
     settled(hand, "vm/nic", {"virtfleet_vm": vm, "virtfleet_nics": [{"mac": card["mac"], "state": "absent"}]}, 1)
 
 
-def test_pools_and_volumes_are_made_grown_copied_wiped_and_removed_by_hand(hand: Hand) -> None:
+def test_pools_and_volumes_are_made_grown_copied_wiped_and_removed_by_hand(hand: Hand, tmp_path: Path) -> None:
     """What check mode says of each is tested with the modules."""
     here: dict[str, Any] = {"virtfleet_targets": "host1"}
     pools = here | {"virtfleet_pools": [{"name": "hand-pool", "path": "/var/lib/libvirt/hand-pool"}]}
@@ -54,6 +55,8 @@ def test_pools_and_volumes_are_made_grown_copied_wiped_and_removed_by_hand(hand:
     assert [changed(hand("volume/create", wanted)) for _ in range(2)] == [1, 0]
     assert changed(hand("volume/resize", here | {"virtfleet_volumes": [data | {"size": "16MiB"}]})) == 1
     assert changed(hand("volume/clone", here | {"virtfleet_volume": data, "virtfleet_clones": [copy]})) == 1
+    down = here | {"virtfleet_volumes": [data | {"dest": str(tmp_path / "data.qcow2")}]}
+    assert [changed(hand("volume/download", down)) for _ in range(2)] == [1, 0]
     assert changed(hand("volume/wipe", here | {"virtfleet_volumes": [data]})) == 1
     assert changed(hand("volume/delete", here | {"virtfleet_volumes": [data, copy]})) == 1
     assert changed(hand("pool/delete", here | {"virtfleet_pools": [{"name": "hand-pool"}]})) == 1

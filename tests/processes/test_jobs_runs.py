@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from virtfleet import database, settings
-from virtfleet.jobs import kinds, lifecycle, queue, runner
+from virtfleet.jobs import attempts, kinds, lifecycle, queue
 from virtfleet.jobs.kinds import Outcome
 from virtfleet.models import Host, Job
 
@@ -383,8 +383,8 @@ def test_a_replay_does_the_same_again(bench: Bench, tmp_path: Path) -> None:
         job, host = session.get(Job, job_id), session.get(Host, "hst_1")
         assert job is not None
         assert host is not None
-        without = runner.replay_files(job, [host], None)
-        replay = runner.replay_files(job, [host], {"sec_1": USER_DATA})
+        without = attempts.replay_files(job, [host], None)
+        replay = attempts.replay_files(job, [host], {"sec_1": USER_DATA})
     assert without["secrets"] == {}
     assert MARKER not in json.dumps({**replay, "secrets": {}})
     folder = tmp_path / "replay"

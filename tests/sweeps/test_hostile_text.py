@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from virtfleet import database, s1_files, settings
 from virtfleet.app import PREFIX, create_app
-from virtfleet.jobs import runner
+from virtfleet.jobs import attempts
 from virtfleet.models import Job, Vm, Volume
 from virtfleet.s1_files import S1FileError
 from virtfleet.services import auth
@@ -83,7 +83,7 @@ def ask(fleet_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     with database.read() as session:
         for job in session.query(Job):
             # What a job would hand to Ansible can be written, whatever it is.
-            assert runner.dump(job.variables)
+            assert attempts.dump(job.variables)
 
 
 def specification(ask: Asker) -> dict[str, Any]:

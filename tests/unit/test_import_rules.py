@@ -224,11 +224,12 @@ def test_the_api_never_touches_libvirt() -> None:
 
 def test_only_the_runner_and_its_supervisor_start_ansible() -> None:
     allowed = {ROOT / "api/virtfleet/jobs/runner.py", ROOT / "api/virtfleet/jobs/supervisor.py"}
+    told = allowed | {ROOT / "api/virtfleet/jobs/attempts.py"}  # what the runner starts, and what people may repeat
     programs = {"ansible-playbook", "ansible-runner", "ansible"}
     mentions = [
         f"{file.relative_to(ROOT)}:{node.lineno} names the program {node.value}"
         for file in sources()
-        if room(file) and file not in allowed
+        if room(file) and file not in told
         for node in ast.walk(parsed(file))
         if isinstance(node, ast.Constant) and node.value in programs
     ]

@@ -11,9 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from virtfleet import clock, database, settings
-from virtfleet.jobs import claim, events, kinds, lifecycle, queue, reaper, runner
+from virtfleet.jobs import attempts, claim, events, kinds, lifecycle, queue, reaper, runner
+from virtfleet.jobs.attempts import CannotRun
 from virtfleet.jobs.events import Event
-from virtfleet.jobs.runner import CannotRun, RunEnd, Stop
+from virtfleet.jobs.runner import RunEnd, Stop
 from virtfleet.models import Job, Lease
 
 LOOK_SECONDS = 0.5
@@ -104,7 +105,7 @@ class Worker:
 
         try:
             with database.read() as session:
-                attempt = runner.prepare(session, job)
+                attempt = attempts.prepare(session, job)
             hosts = ", ".join(target.name for target in attempt.targets) or "this machine"
             most = f" of {job.max_attempts}" if job.max_attempts < kinds.UNTIL_DONE else ""
             report(Event("started", f"{job.kind} on {hosts}, attempt {number}{most}"))

@@ -6,7 +6,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from virtfleet.errors import Problem, not_found
-from virtfleet.jobs import kinds, lifecycle, runner
+from virtfleet.jobs import attempts, kinds, lifecycle
 from virtfleet.models import UNFINISHED, Host, Job, Project, User, Vm
 from virtfleet.services import ledger
 from virtfleet.services.auth import Principal
@@ -71,13 +71,13 @@ def replay(session: Session, who: Principal, job: Job) -> dict[str, Any]:
         try:
             contents = {
                 secret_id: kinds.read_secret(session, secret_id).decode()
-                for secret_id in runner.secret_ids(job.variables)
+                for secret_id in attempts.secret_ids(job.variables)
             }
         except LookupError as error:
             raise Problem(
                 "conflict", "A secret of the job is gone with its machine.", "It cannot be replayed."
             ) from error
-    return runner.replay_files(job, hosts, contents)
+    return attempts.replay_files(job, hosts, contents)
 
 
 def names(session: Session, jobs: list[Job]) -> dict[str, dict[str, str]]:

@@ -35,6 +35,7 @@ _SIGNATURES = (
     (0, b"BZh", "bzip2"),
     (0, b"PK\x03\x04", "zip"),
 )
+# What is packed twice, or in a way that we cannot read.
 _PACKED = {"gzip": "gunzip", "xz": "unxz", "zstd": "unzstd", "bzip2": "bunzip2", "zip": "unzip"}
 # What a raw disk or file system that a machine can use holds: boot sector, ISO 9660, ext2/3/4.
 _RAW_SIGNS = ((510, b"\x55\xaa"), (0x8001, b"CD001"), (1080, b"\x53\xef"))

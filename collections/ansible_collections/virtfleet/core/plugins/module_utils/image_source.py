@@ -1,20 +1,24 @@
 # Copyright: virtfleet contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where an image comes from: a local file or a URL, verified and measured before anything is sent to a host."""
+"""Where an image comes from: a local file or a URL, verified, unpacked and measured before any of it is sent."""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import errno
+import gzip
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import stat
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +32,12 @@ from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadl
 
 _CHUNK_BYTES = 1024 * 1024
 _SOCKET_SECONDS = 30.0  # a server that sends nothing for so long is given up, even before the deadline
+_READERS: dict[str, Callable[[BinaryIO], Any]] = {
+    "gzip": lambda file: gzip.GzipFile(fileobj=file),
+    "xz": lzma.LZMAFile,
+    "bzip2": bz2.BZ2File,
+}
+"""How what is packed is read; Python has no reader for the other kinds that `image_format` can name."""
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 
@@ -35,7 +45,8 @@ _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 class Source:
     """A file that is known to be importable: open, measured and hashed.
 
-    `data_bytes` is its size without its holes, `origin` tells people where it came from.
+    `data_bytes` is its size without its holes, `origin` tells people where it came from. Of one that was packed, the
+    file is what was in it, and `checksum` that of the packed one, which is what its publisher tells.
     """
 
     file: BinaryIO
@@ -96,16 +107,24 @@ def local_file(
         os.close(fd)
         raise VirtfleetError(wanted, f"{shown(path)} is not a regular file", "Give an image file.", "invalid")
     with os.fdopen(fd, "rb") as file:
+        name = Path(path).name
         try:
             found = image_format.inspect(file, os.fstat(fd).st_size)
-            image = image_format.importable(found, asked_format, wanted)
+            if found.format not in _READERS:
+                image_format.importable(found, asked_format, wanted)  # before it is read as a whole
             file.seek(0)
+            as_it_was = os.fstat(fd)
             actual = _digest(file.read, wanted, deadline)
         except OSError as error:
             text = f"{shown(path)} cannot be read: {error.strerror}"
             raise VirtfleetError(wanted, text, "Check the file.", "invalid") from error
-        _compare(actual, checksum, wanted, Path(path).name)
-        yield Source(file, *_sizes(fd), image, actual, Path(path).name)
+        _compare(actual, checksum, wanted, name)
+        with _unpacked(file, asked_format, wanted, deadline) as (plain, image):
+            as_it_is = os.fstat(fd)
+            if (as_it_is.st_size, as_it_is.st_mtime_ns) != (as_it_was.st_size, as_it_was.st_mtime_ns):
+                hint = "Try again when it is at rest."
+                raise VirtfleetError(wanted, f"{shown(path)} changed while it was read", hint, "refused")
+            yield Source(plain, *_sizes(plain.fileno()), image, actual, name)
 
 
 @contextlib.contextmanager
@@ -121,11 +140,58 @@ def download(
     with tempfile.TemporaryFile(prefix="virtfleet-image-") as file:
         actual = _fetch(url, file, wanted, deadline)
         file.flush()
-        size = os.fstat(file.fileno()).st_size
         _compare(actual, checksum, wanted, origin_of(url))
-        binary: BinaryIO = file
-        image = image_format.importable(image_format.inspect(binary, size), asked_format, wanted)
-        yield Source(binary, *_sizes(file.fileno()), image, actual, origin_of(url))
+        with _unpacked(file, asked_format, wanted, deadline) as (plain, image):
+            yield Source(plain, *_sizes(plain.fileno()), image, actual, origin_of(url))
+
+
+@contextlib.contextmanager
+def _unpacked(
+    file: BinaryIO, asked_format: str | None, wanted: str, deadline: Deadline
+) -> Iterator[tuple[BinaryIO, image_format.ImageFormat]]:
+    """Give the image that a file is, or that is packed in it: that one in a temporary file, gone afterwards.
+
+    Raises VirtfleetError as `image_format.importable` does, and `invalid`, `timeout` or `pool_full`.
+    """
+    found = image_format.inspect(file, os.fstat(file.fileno()).st_size)
+    if found.format not in _READERS:
+        yield file, image_format.importable(found, asked_format, wanted)
+        return
+    with tempfile.TemporaryFile(prefix="virtfleet-image-") as plain:
+        file.seek(0)
+        try:
+            with _READERS[found.format](file) as packed:
+                _write_with_holes(packed, plain, wanted, deadline)
+        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+            text = f"it is packed ({found.format}) and damaged: {error}"
+            raise VirtfleetError(wanted, text, "Fetch the file again.", "invalid") from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise _no_room(wanted) from error
+            text = f"it is packed ({found.format}) and cannot be unpacked: {error}"
+            raise VirtfleetError(wanted, text, "Fetch the file again.", "invalid") from error
+        size = os.fstat(plain.fileno()).st_size
+        yield plain, image_format.importable(image_format.inspect(plain, size), asked_format, wanted)
+
+
+def _write_with_holes(packed: IO[bytes], plain: BinaryIO, wanted: str, deadline: Deadline) -> None:
+    """Write what is unpacked. Zeros take no room: most of a disk is empty, and of a file that is made to fill ours."""
+    zeros = bytes(_CHUNK_BYTES)
+    while part := packed.read(_CHUNK_BYTES):
+        if part == zeros[: len(part)]:
+            plain.seek(len(part), os.SEEK_CUR)
+        else:
+            plain.write(part)
+        if deadline.passed:
+            text = f"unpacking it took longer than {deadline.seconds:g} s"
+            raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout")
+    plain.truncate()
+    plain.flush()
+
+
+def _no_room(wanted: str) -> VirtfleetError:
+    text = f"there is no room for it in {tempfile.gettempdir()} where the module runs"
+    return VirtfleetError(wanted, text, "Set TMPDIR to a folder with more room.", "pool_full")
 
 
 def _sizes(fd: int) -> tuple[int, int]:
@@ -170,8 +236,7 @@ def _fetch(url: str, file: IO[bytes], wanted: str, deadline: Deadline) -> str:
         raise VirtfleetError(wanted, text, "Check the URL.", "not_found") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            text = f"there is no room for it in {tempfile.gettempdir()} where the module runs"
-            raise VirtfleetError(wanted, text, "Set TMPDIR to a folder with more room.", "pool_full") from error
+            raise _no_room(wanted) from error
         text = f"{origin} could not be fetched: {getattr(error, 'reason', None) or error}"
         raise VirtfleetError(wanted, text, "Check the URL.", "not_found") from error
     if expected is not None and expected.isdecimal() and int(expected) != received:

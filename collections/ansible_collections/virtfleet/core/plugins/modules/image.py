@@ -16,6 +16,8 @@ description:
     is refused, as is one whose checksum differs.
   - An import counts as complete only when the small volume C(NAME.ok) lies beside it. What a crashed run has left is
     replaced. Of several runs that share the pool's directory one uploads and the others wait for it.
+  - An image that is packed by gzip, xz or bzip2 is unpacked where the module runs, into the folder of C(TMPDIR); its
+    checksum is that of the packed file, as its publisher tells it. What is compressed inside a qcow2 file stays so.
   - An image never changes once it is there.
 options:
   name:

@@ -192,8 +192,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
             found = backups.find(backups.all_in(pool, vm, uuid), name)
             return _absent(domain, pool, found, check=check)
         if domain is None:
-            hint = "Name one that is there; module vm_info lists them."
-            raise VirtfleetError(goal, f"there is no machine {vm or uuid}", hint, "not_found")
+            raise vms.missing(goal, vm, uuid)
         return _present(domain, pool, params, check=check, deadline=whole)
 
 

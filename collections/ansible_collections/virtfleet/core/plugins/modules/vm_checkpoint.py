@@ -70,7 +70,6 @@ checkpoints:
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
-from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import checkpoint as checkpoints
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
@@ -100,8 +99,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         if domain is None:
             if not wanted:
                 return Result(False, {"checkpoints": []})
-            hint = "Name one that is there; module vm_info lists them."
-            raise VirtfleetError(goal, f"there is no machine {vm or uuid}", hint, "not_found")
+            raise vms.missing(goal, vm, uuid)
         before = checkpoints.all_of(domain)
         names = [each["name"] for each in before]
         changed = wanted != (name in names)

@@ -218,8 +218,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         if domain is None:
             if params["state"] == "absent":
                 return Result(False, {"snapshots": [], "deleted": [], "exported": [], "vm": None})
-            hint = "Name one that is there; module vm_info lists them."
-            raise VirtfleetError(f"work on snapshot {name}", f"there is no machine {vm or uuid}", hint, "not_found")
+            raise vms.missing(f"work on snapshot {name}", vm, uuid)
         before = snapshots.all_of(domain)
         if params["state"] == "exported":
             return _exported(connection, domain, params, before, check=check, deadline=whole)

@@ -60,7 +60,6 @@ abilities:
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
-from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import snapshot as snapshots
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
@@ -77,8 +76,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     with opened_host(params["uri"], connecting) as connection:
         domain = vms.find(connection, vm, uuid)
         if domain is None:
-            hint = "Name one that is there; module vm_info lists them."
-            raise VirtfleetError("read snapshots", f"there is no machine {vm or uuid}", hint, "not_found")
+            raise vms.missing("read snapshots", vm, uuid)
         found = snapshots.all_of(domain)
         can = snapshots.abilities(connection, domain).as_dict()
     return Result(False, {"snapshots": found, "abilities": can})

@@ -12,7 +12,7 @@ short_description: Volumes of a storage pool
 version_added: 0.1.0
 description:
   - Makes a volume, empty, over an image, as a copy of another volume, of this host or another, or from a local file.
-    Grows and removes it.
+    Grows and removes it, and brings what is on it into a file.
   - A volume never shrinks, and one that a machine has as a disk is never deleted or wiped.
 options:
   name:
@@ -29,8 +29,10 @@ options:
       - V(wiped) empties a volume each time it is asked for. libvirt writes zeros over it, and what is not raw is made
         anew then, with the size and format that it had. Room that a sparse file never used is not written to.
         A volume that is not there is made with O(size) and O(format), for a run that died in between.
+      - V(downloaded) brings its content, byte by byte, into the file O(dest). No machine that runs may have it, and
+        it must not lie over an image.
     type: str
-    choices: [present, absent, wiped]
+    choices: [present, absent, wiped, downloaded]
     default: present
   size:
     description:
@@ -69,6 +71,11 @@ options:
     description:
       - A disk image file B(where the module runs), usually the controller, whose content the new volume gets.
       - Use M(virtfleet.core.image) for what other volumes are to lie over.
+    type: path
+  dest:
+    description:
+      - The file B(where the module runs) for O(state=downloaded), with its folder. It is replaced when it holds
+        anything else, and readable to its owner only.
     type: path
 extends_documentation_fragment:
   - virtfleet.core.common
@@ -111,6 +118,15 @@ EXAMPLES = r"""
     state: wiped
     timeout: 600
 
+- name: Bring what is on a volume to the controller
+  virtfleet.core.volume:
+    uri: "{{ virtfleet_uri }}"
+    pool: default
+    name: data1
+    state: downloaded
+    dest: /srv/backup/data1.qcow2
+    timeout: 1800
+
 - name: Upload an ISO image
   virtfleet.core.volume:
     uri: "{{ virtfleet_uri }}"
@@ -136,6 +152,14 @@ volume:
     allocation_bytes: 200704
     physical_bytes: 196624
     image: /var/lib/libvirt/images/debian-12
+file:
+  description: The file that the volume was downloaded to. C(checksum) is that of its content.
+  returned: when O(state=downloaded)
+  type: dict
+  sample:
+    path: /srv/backup/data1.qcow2
+    size_bytes: 196624
+    checksum: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 plan:
   description: What changed or would change, each with C(what), C(before), C(after) and C(effect).
   returned: success
@@ -147,9 +171,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_recipe
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_download, volume_recipe
 from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
 from ansible_collections.virtfleet.core.plugins.module_utils.units import parse_disk_size
@@ -158,7 +183,7 @@ SPEC: dict[str, Any] = {
     **COMMON,
     "name": {"type": "str", "required": True},
     "pool": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["present", "absent", "wiped"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "absent", "wiped", "downloaded"], "default": "present"},
     "size": {"type": "str"},
     "format": {"type": "str", "choices": list(volumes.FORMATS)},
     "image": {"type": "str"},
@@ -167,15 +192,24 @@ SPEC: dict[str, Any] = {
         "options": {"name": {"type": "str", "required": True}, "pool": {"type": "str"}, "uri": {"type": "str"}},
     },
     "src": {"type": "path"},
+    "dest": {"type": "path"},
 }
-RULES: dict[str, Any] = {"mutually_exclusive": [("image", "copy_of", "src")]}
+RULES: dict[str, Any] = {
+    "mutually_exclusive": [("image", "copy_of", "src", "dest")],
+    "required_if": [("state", "downloaded", ["dest"])],
+}
 
 
 def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     """Bring the volume into the wanted state."""
     name, pool_name = check_name(params["name"], "volume"), check_name(params["pool"], "pool")
     state = params["state"]
+    if (params["dest"] is not None) != (state == "downloaded"):
+        text = f"dest says where a volume is downloaded to, and it is to be {state}"
+        raise VirtfleetError(f"make volume {name} {state}", text, "Leave dest away.", "invalid")
     recipe = None
+    if state == "downloaded":
+        return _download(params, name, pool_name, check=check)
     if state != "absent":
         copy_of = params["copy_of"]
         recipe = volume_recipe.Recipe(
@@ -202,6 +236,18 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
         volume = volumes.find(pool, name) if recipe is not None and not check else None
         described = volumes.describe(volume) if volume is not None else todo.after
     return Result(todo.changed, {"volume": described, "plan": todo.as_list()}, todo.before, todo.after)
+
+
+def _download(params: dict[str, Any], name: str, pool_name: str, *, check: bool) -> Result:
+    if params["size"] is not None or params["format"] is not None:
+        text = "a file gets the size and the format that the volume has"
+        raise VirtfleetError(f"download volume {name}", text, "Leave size and format away.", "invalid")
+    whole, connecting = deadlines(params)
+    with opened_host(params["uri"], connecting) as connection:
+        pool = pools.active_pool(connection, pool_name, f"download volume {name}")
+        todo, file = volume_download.download(connection, pool, name, params["dest"], check=check, deadline=whole)
+        described = volumes.describe(volumes.find(pool, name))
+    return Result(todo.changed, {"volume": described, "file": file, "plan": todo.as_list()}, todo.before, todo.after)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 from ansible_collections.virtfleet.core.plugins.module_utils.image_source import Source
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
@@ -202,7 +203,7 @@ def check_unused(connection: libvirt.virConnect, pool: libvirt.virStoragePool, f
         text, hint = "no import has made that volume", "Delete it with module volume, if that is what is meant."
         raise VirtfleetError(f"remove image {found.name}", text, hint, "refused")
     if found.volume is not None:
-        volumes.check_removal(connection, pool, found.volume)
+        volume_users.check_removal(connection, pool, found.volume)
 
 
 def _begin(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> bool:
@@ -239,7 +240,7 @@ def _wait_for_other(
             last_growth, last_seen = time.monotonic(), seen
         elif time.monotonic() - last_growth >= STALLED_SECONDS:
             if found.volume is not None:
-                volumes.check_removal(connection, pool, found.volume)
+                volume_users.check_removal(connection, pool, found.volume)
             if _progress(pool, found) == seen:  # nobody else has begun again meanwhile
                 remove(pool, name)
             return Found(name, pool.name(), "absent")

@@ -19,6 +19,7 @@ from typing import Any
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_preflight as preflight
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_storage as storage
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration_preflight import Verdict
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration_run import (
@@ -180,7 +181,7 @@ class _Move:
         side = self.source if moved.on == "target" else self.target
         other = self.target if moved.on == "target" else self.source
         if not self.check:
-            still = storage.leftovers(side, other, moved.vm, self.wish.shared_pools)
+            still = migration_volumes.leftovers(side, other, moved.vm, self.wish.shared_pools)
             moved.left = [f"{disk.pool}/{disk.volume}" for disk in still]
         moved.changed = bool(self.mended)
         return moved
@@ -193,10 +194,10 @@ class _Move:
                 vms.resume(here)
             self.mended.append("it was paused to be handed over, and goes on")
         machine = vms.describe(here)
-        left = storage.leftovers(self.target, self.source, machine, self.wish.shared_pools)
+        left = migration_volumes.leftovers(self.target, self.source, machine, self.wish.shared_pools)
         if left:
             if not self.check:
-                storage.discard(self.target, left)
+                migration_volumes.discard(self.target, left)
             self.mended.append("volumes that the migration had made on the target were removed")
         return Moved(False, machine, "source", mended=self.mended, on="source")
 
@@ -225,10 +226,10 @@ class _Move:
 
     def _clean_source(self, machine: dict[str, Any]) -> bool:
         """Remove the volumes that an earlier migration left on the source; tell whether there were any."""
-        left = storage.leftovers(self.source, self.target, machine, self.wish.shared_pools)
+        left = migration_volumes.leftovers(self.source, self.target, machine, self.wish.shared_pools)
         if left:
             if not self.check:
-                storage.discard(self.source, left)
+                migration_volumes.discard(self.source, left)
             self.mended.append("volumes that an earlier migration had left on the source were removed")
         return bool(left)
 
@@ -281,9 +282,9 @@ class _Move:
         uuid, running = here.UUIDString(), bool(here.isActive())
         made: list[storage.DiskMove] = []
         try:
-            storage.prove(self.source, self.target, verdict.storage, wish.goal)
+            migration_volumes.prove(self.source, self.target, verdict.storage, wish.goal)
             with told_to_stop() as stop:
-                storage.prepare(self.source, self.target, verdict.storage, self.deadline, made)
+                migration_volumes.prepare(self.source, self.target, verdict.storage, self.deadline, made)
                 if stop.is_set():
                     raise stopped(wish.goal)
                 crossing = Crossing(wish, here, self.target, deadline=self.deadline, report=self.report, stop=stop)
@@ -298,7 +299,7 @@ class _Move:
         migration = self._figures(there, time.monotonic() - began, kind)
         migration["copied"] = [disk.volume for disk in verdict.storage.copied]
         own, others = verdict.storage.made_for(machine)
-        gone = storage.discard(self.source, own)
+        gone = migration_volumes.discard(self.source, own)
         migration["left"] = [disk.volume for disk in (others if gone else verdict.storage.copied)]
         return Moved(True, vms.describe(there), "source", migration, verdict, self.mended)
 
@@ -338,7 +339,7 @@ class _Move:
                 self._clear_target(here)
                 if was_live and is_left_waiting(here):
                     vms.resume(here)  # it does not run there: that was just seen
-                clean = storage.discard(self.target, made)
+                clean = migration_volumes.discard(self.target, made)
             elif here is None and vms.find(self.target, None, uuid) is not None:
                 on = "target"
         stays = {"source": "The machine stays on the source.", "target": "The machine is on the target."}.get(on, "")

@@ -15,6 +15,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils import plan
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name, check_path, shown
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -41,6 +42,15 @@ def find(connection: libvirt.virConnect, name: str) -> libvirt.virStoragePool | 
         if code_of(error) == "not_found":
             return None
         raise translate(error, f"look up pool {name}") from error
+
+
+def all_active(connection: libvirt.virConnect) -> list[libvirt.virStoragePool]:
+    """Return the pools of a host that are active, in the order of their names."""
+    try:
+        found = connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+    except libvirtError as error:
+        raise translate(error, "list the pools of a host") from error
+    return sorted(found, key=lambda pool: str(pool.name()))
 
 
 def active_pool(connection: libvirt.virConnect, name: str, wanted: str) -> libvirt.virStoragePool:
@@ -298,7 +308,7 @@ def check_removal(connection: libvirt.virConnect, pool: libvirt.virStoragePool, 
         hint = "Remove them first, allow it with delete_content: true, or make it inactive to drop only the definition."
         raise VirtfleetError(wanted, text, hint, "refused")
     paths = {volume.path() for volume in pool.listAllVolumes(0)}
-    users = volumes.machines_using(connection, paths)
+    users = volume_users.machines_using(connection, paths)
     if users:
         text = f"machines use volumes of it: {', '.join(users[:5])}"
         raise VirtfleetError(wanted, text, "Delete those machines or detach the volumes first.", "refused")

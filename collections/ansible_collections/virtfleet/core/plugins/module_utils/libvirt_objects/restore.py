@@ -22,7 +22,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import backup as backups
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import checkpoint as checkpoints
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_making
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm_making, volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_clone_parts import cards_of
 from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
@@ -203,7 +203,7 @@ def _clear_leftovers(connection: libvirt.virConnect, pool: libvirt.virStoragePoo
         for each in json.loads(volumes.read_text(note, _NOTE_BYTES)):
             with contextlib.suppress(VirtfleetError, libvirtError):
                 there = connection.storagePoolLookupByName(each["pool"])
-                volumes.check_removal(connection, there, there.storageVolLookupByName(each["name"]))
+                volume_users.check_removal(connection, there, there.storageVolLookupByName(each["name"]))
                 volumes.delete(there, each["name"])
     volumes.delete(pool, f"{prefix}restoring")
 

@@ -18,6 +18,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.connection import b
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import read
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.names import volume_prefix
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -51,6 +52,12 @@ def find(connection: libvirt.virConnect, name: str | None, uuid: str | None) -> 
             "already_exists",
         )
     return found
+
+
+def missing(wanted: str, name: str | None, uuid: str | None) -> VirtfleetError:
+    """Return what to raise where `find` has found nothing, and nothing can be done without the machine."""
+    hint = "Name one that is there; module vm_info lists them."
+    return VirtfleetError(wanted, f"there is no machine {name or uuid}", hint, "not_found")
 
 
 def _look_up(ask: Callable[[str], libvirt.virDomain], key: str, shown: str) -> libvirt.virDomain | None:
@@ -317,8 +324,8 @@ def removable(
         if volume is None:
             continue
         # What goes as well holds nothing: the files of external snapshots lie over the disk of their machine.
-        over = [name for name in volumes.overlays_of(pool, volume.path()) if (pool.name(), name) not in going]
-        users = [name for name in volumes.machines_using(connection, {volume.path()}) if name != domain_name]
+        over = [name for name in volume_users.overlays_of(pool, volume.path()) if (pool.name(), name) not in going]
+        users = [name for name in volume_users.machines_using(connection, {volume.path()}) if name != domain_name]
         if over or users:
             need = f"the volumes {', '.join(over[:5])} lie over it" if over else f"{', '.join(users[:5])} use it"
             hint = "Delete those first, or leave this volume out."

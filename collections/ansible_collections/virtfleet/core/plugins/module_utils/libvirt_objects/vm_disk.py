@@ -21,6 +21,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
     vm_filesystem,
     vm_update,
     volume_recipe,
+    volume_users,
 )
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_device import Done, Machine
@@ -237,7 +238,7 @@ def _refuse_taken(
     machine: Machine, wanted: Wanted, pool: libvirt.virStoragePool, volume: libvirt.virStorageVol, goal: str
 ) -> None:
     path = volume.path()
-    users = [name for name in volumes.machines_using(machine.connection, {path}) if name != machine.name]
+    users = [name for name in volume_users.machines_using(machine.connection, {path}) if name != machine.name]
     if users and not (wanted.shareable or wanted.read_only):
         text = f"volume {volume.name()} is a disk of {', '.join(users[:5])}"
         hint = "Detach it there first, or make it shareable if what is on it can be used by several machines."
@@ -245,7 +246,7 @@ def _refuse_taken(
     if users and not all(_may_share(machine, name, path) for name in users):
         text = f"volume {volume.name()} is a disk of {', '.join(users[:5])}, where it is not shareable"
         raise VirtfleetError(goal, text, "Make it shareable there first.", "refused")
-    if not wanted.read_only and volumes.overlays_of(pool, path):
+    if not wanted.read_only and volume_users.overlays_of(pool, path):
         text = f"other volumes lie over volume {volume.name()}: writing to it would break them"
         raise VirtfleetError(goal, text, "Attach it read_only, or a copy of it.", "refused")
 

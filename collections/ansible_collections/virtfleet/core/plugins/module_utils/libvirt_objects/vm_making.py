@@ -20,6 +20,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects imp
     nwfilter,
     vm_addresses,
     vm_settings,
+    volume_users,
 )
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
@@ -172,7 +173,7 @@ class _Plan:
             if there is None:
                 hint = "Give it a size or an image to have it made, or the name of a volume that is there."
                 raise VirtfleetError(self._goal, f"pool {pool.name()} has no volume {name}", hint, "not_found")
-            users = volumes.machines_using(self._connection, {there.path()})
+            users = volume_users.machines_using(self._connection, {there.path()})
             if users:
                 text = f"volume {name} is a disk of {', '.join(users[:5])}"
                 raise VirtfleetError(self._goal, text, "Detach it there first.", "refused")
@@ -231,7 +232,7 @@ class _Plan:
     def _clear(self, pool: libvirt.virStoragePool, volume: libvirt.virStorageVol | None) -> None:
         """Remove what an earlier attempt left."""
         if volume is not None:
-            volumes.check_removal(self._connection, pool, volume)
+            volume_users.check_removal(self._connection, pool, volume)
             volumes.delete(pool, volume.name())
 
     def _make_seed(self, files: dict[str, bytes], undo: Undo) -> None:

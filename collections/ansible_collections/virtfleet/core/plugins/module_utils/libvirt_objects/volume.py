@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import bounded
@@ -64,6 +64,19 @@ def describe(volume: libvirt.virStorageVol) -> dict[str, Any]:
         "physical_bytes": int(physical) if physical is not None else None,
         "image": root.findtext("backingStore/path"),
     }
+
+
+def all_of(pool: libvirt.virStoragePool) -> list[dict[str, Any]]:
+    """Return what `describe` does of every volume of a pool, in the order of names; one that goes is left out."""
+    found = []
+    try:
+        listed = pool.listAllVolumes(0)
+    except libvirtError as error:
+        raise translate(error, f"list the volumes of pool {pool.name()}") from error
+    for volume in listed:
+        with contextlib.suppress(VirtfleetError):
+            found.append(describe(volume))
+    return sorted(found, key=lambda volume: str(volume["name"]))
 
 
 def volume_xml(
@@ -280,30 +293,6 @@ def delete(pool: libvirt.virStoragePool, name: str) -> bool:
     return True
 
 
-def overlays_of(pool: libvirt.virStoragePool, path: str) -> list[str]:
-    """Return the names of the pool's volumes that lie over the volume at `path`."""
-    found = []
-    for volume in pool.listAllVolumes(0):
-        # One that has gone since the list was made lies over nothing.
-        with contextlib.suppress(libvirtError, VirtfleetError):
-            if ET.fromstring(volume.XMLDesc(0)).findtext("backingStore/path") == path:
-                found.append(volume.name())
-    return sorted(found)
-
-
-def machines_using(connection: libvirt.virConnect, paths: Collection[str], *, running_only: bool = False) -> list[str]:
-    """Return the names of the machines, running or not, that have one of `paths` as a disk."""
-    users = []
-    for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if running_only else 0):
-        with contextlib.suppress(libvirtError):
-            documents = [domain.XMLDesc(0)]
-            if domain.isActive() and domain.isPersistent():
-                documents.append(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-            if any(path in paths for document in documents for path in _disk_paths(connection, document)):
-                users.append(domain.name())
-    return sorted(users)
-
-
 def wipe(volume: libvirt.virStorageVol, deadline: Deadline) -> None:
     """Have the host write zeros over a volume, whatever it is; its format is lost. Raises `timeout` and libvirt's."""
     wanted = f"wipe volume {volume.name()}"
@@ -311,38 +300,6 @@ def wipe(volume: libvirt.virStorageVol, deadline: Deadline) -> None:
         bounded(lambda: volume.wipe(0), deadline, wanted)
     except libvirtError as error:
         raise translate(error, wanted) from error
-
-
-def check_removal(
-    connection: libvirt.virConnect,
-    pool: libvirt.virStoragePool,
-    volume: libvirt.virStorageVol,
-    wanted: str | None = None,
-) -> None:
-    """Refuse to delete (or what else is `wanted`) a volume that is a disk of a machine or that overlays lie over."""
-    path, wanted = volume.path(), wanted or f"delete volume {volume.name()}"
-    overlays = overlays_of(pool, path)
-    if overlays:
-        text = f"{len(overlays)} volume{'s lie' if len(overlays) > 1 else ' lies'} over it ({', '.join(overlays[:5])})"
-        raise VirtfleetError(wanted, text, "Delete those first.", "refused")
-    users = machines_using(connection, {path})
-    if users:
-        text = f"it is a disk of {', '.join(users[:5])}"
-        raise VirtfleetError(wanted, text, "Detach it or delete the machine first.", "refused")
-
-
-def _disk_paths(connection: libvirt.virConnect, document: str) -> list[str]:
-    paths = []
-    for disk in ET.fromstring(document).iterfind("devices/disk"):
-        for source in [*disk.iterfind("source"), *disk.iterfind(".//backingStore/source")]:
-            path = source.get("file") or source.get("dev")
-            if path is None and source.get("pool"):
-                with contextlib.suppress(libvirtError):
-                    pool = connection.storagePoolLookupByName(source.get("pool"))
-                    path = pool.storageVolLookupByName(source.get("volume")).path()
-            if path:
-                paths.append(path)
-    return paths
 
 
 def _format_in(pool: libvirt.virStoragePool, volume_format: str) -> str | None:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import xml.etree.ElementTree as ET
+from collections.abc import Generator
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 try:
@@ -35,6 +37,18 @@ def stamp(volume: libvirt.virStorageVol) -> tuple[str | None, str | None]:
     except libvirtError as error:
         raise translate(error, "describe a volume") from error
     return root.findtext("physical"), root.findtext("target/timestamps/mtime")
+
+
+def check_at_rest(connection: libvirt.virConnect, volume: libvirt.virStorageVol, wanted: str) -> None:
+    """Refuse a volume whose file alone is not all that it holds now. Raises VirtfleetError `refused`."""
+    below = volumes.describe(volume)["image"]
+    if below is not None:
+        text, hint = f"it lies over {below}, which would stay behind", "Make a whole copy of it on its own host first."
+        raise VirtfleetError(wanted, text, hint, "refused")
+    users = volume_users.machines_using(connection, {volume.path()}, running_only=True)
+    if users:
+        text = f"it is a disk of {', '.join(users)}, which runs, and a copy of what is written to is broken"
+        raise VirtfleetError(wanted, text, "Stop the machine or detach the volume first.", "refused")
 
 
 def copy_file(
@@ -69,20 +83,37 @@ def pour(
     Raises VirtfleetError: `timeout`, `pool_full` and libvirt's.
     """
     try:
-        with volumes.stream_of(original) as incoming, volumes.stream_of(made) as outgoing:
-            original.download(incoming, 0, size_bytes, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+        with volumes.stream_of(made) as outgoing:
             made.upload(outgoing, 0, size_bytes, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
-            while True:
-                if deadline.passed:
-                    text = f"the copy took longer than {deadline.seconds:g} s"
-                    raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout")
-                data = incoming.recvFlags(_CHUNK_BYTES, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
-                if data == _HOLE:
-                    outgoing.sendHole(incoming.recvHole(0), 0)
-                elif not data:
-                    break
-                else:
-                    while data:
-                        data = data[outgoing.send(data) :]
+            with contextlib.closing(pieces(original, size_bytes, deadline, wanted)) as read:
+                for piece in read:
+                    if isinstance(piece, int):
+                        outgoing.sendHole(piece, 0)
+                        continue
+                    rest = piece
+                    while rest:
+                        rest = rest[outgoing.send(rest) :]
     except libvirtError as error:
         raise volumes.explained(error, wanted, made) from error
+
+
+def pieces(
+    original: libvirt.virStorageVol, size_bytes: int, deadline: Deadline, wanted: str
+) -> Generator[bytes | int, None, None]:
+    """Yield what the first `size_bytes` bytes of a volume hold: data, and of each hole between its length.
+
+    Raises VirtfleetError `timeout`, and libvirtError.
+    """
+    with volumes.stream_of(original) as incoming:
+        original.download(incoming, 0, size_bytes, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+        while True:
+            if deadline.passed:
+                text = f"the copy took longer than {deadline.seconds:g} s"
+                raise VirtfleetError(wanted, text, "Allow more time with the option timeout.", "timeout")
+            data = incoming.recvFlags(_CHUNK_BYTES, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
+            if data == _HOLE:
+                yield incoming.recvHole(0)
+            elif data:
+                yield data
+            else:
+                return

@@ -15,7 +15,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.image_source import
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import image as images
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
-from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_copy
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume_copy, volume_users
 from ansible_collections.virtfleet.core.plugins.module_utils.names import check_name
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
@@ -104,7 +104,7 @@ def absent(connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: s
     )
     todo = plan.compare(before, None)
     if volume is not None:
-        volumes.check_removal(connection, pool, volume)
+        volume_users.check_removal(connection, pool, volume)
     if not check:
         volumes.delete(pool, name)
         if begun is not None:
@@ -132,7 +132,7 @@ def wiped(
     if before["image"] is not None:
         text = f"it lies over {before['image']}, whose content it would show then"
         raise VirtfleetError(wanted, text, "Delete it, and make it anew.", "refused")
-    volumes.check_removal(connection, pool, volume, wanted)
+    volume_users.check_removal(connection, pool, volume, wanted)
     todo = plan.compare({**before, "content": "what is on it"}, {**before, "content": "none"})
     if not check:
         volumes.wipe(volume, deadline)
@@ -190,7 +190,7 @@ def _adjusted(
         after["capacity_bytes"] = recipe.size_bytes
     todo = plan.compare(before, after)
     if todo.changed:
-        users = volumes.machines_using(connection, {volume.path()}, running_only=True)
+        users = volume_users.machines_using(connection, {volume.path()}, running_only=True)
         if users:
             text = f"it is a disk of {', '.join(users)}, which runs"
             raise VirtfleetError(f"resize volume {recipe.name}", text, "Stop the machine first.", "refused")
@@ -226,7 +226,7 @@ def _from_file(
     }
     todo = plan.compare(None if volume is None else {**settings(volume), "complete": False}, after)
     if volume is not None:
-        volumes.check_removal(connection, pool, volume)
+        volume_users.check_removal(connection, pool, volume)
     if check:
         return todo
     wanted = f"upload volume {recipe.name} into pool {pool.name()}"
@@ -260,25 +260,19 @@ def _from_another_host(
     original = _original(elsewhere, recipe.name, pool_name, name)
     source = volumes.describe(original)
     wanted = f"copy volume {name} of another host to {recipe.name}"
-    if source["image"] is not None:
-        text = f"it lies over {source['image']}, which would stay behind"
-        raise VirtfleetError(wanted, text, "Make a whole copy of it on its own host first.", "refused")
+    volume_copy.check_at_rest(elsewhere, original, wanted)
     if recipe.format not in (None, source["format"]):
         text = f"it is {source['format']} there, and is to be {recipe.format} here"
         raise VirtfleetError(wanted, text, "A copy from another host keeps its format: leave it away.", "invalid")
     if pools.type_of(pool) == "logical":
         text = f"pool {pool.name()} has no files"
         raise VirtfleetError(wanted, text, "Choose a pool of files here.", "invalid")
-    users = volumes.machines_using(elsewhere, {original.path()}, running_only=True)
-    if users:
-        text = f"it is a disk of {', '.join(users)}, which runs, and a copy of what is written to is broken"
-        raise VirtfleetError(wanted, text, "Stop the machine or detach the volume first.", "refused")
     asked = Recipe(recipe.name, recipe.size_bytes, source["format"], original=recipe.original)
     after = {**_predicted(pool, asked, original, over=False), "image": None}
     half = volumes.find(pool, recipe.name)
     todo = plan.compare({**settings(half), "complete": False} if half is not None else None, after)
     if half is not None:
-        volumes.check_removal(connection, pool, half)
+        volume_users.check_removal(connection, pool, half)
     if check:
         return todo
     images.check_room(pool, source["allocation_bytes"], wanted)

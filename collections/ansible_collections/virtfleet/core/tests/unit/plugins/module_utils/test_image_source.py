@@ -4,12 +4,17 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import http.server
+import lzma
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -176,3 +181,45 @@ def test_a_checksum_has_one_form() -> None:
     for text in ("", "sha256:", "ab" * 32, "md5:" + "0" * 32, "sha256:" + "g" * 64, "sha256:" + "0" * 64 + "\0"):
         with pytest.raises(VirtfleetError):
             check_checksum(text)
+
+
+def opened(path: Path, checksum: str | None = None) -> AbstractContextManager[Source]:
+    return local_file(str(path), asked_format=None, checksum=checksum, wanted=WANTED, deadline=Deadline(60))
+
+
+PACKERS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_what_is_packed_is_unpacked_and_known_by_the_checksum_that_its_publisher_tells(
+    tmp_path: Path, ending: str
+) -> None:
+    disk = DISK + bytes(64 * 1024 * 1024)
+    packed = tmp_path / f"disk.img.{ending}"
+    packed.write_bytes(PACKERS[ending](disk))
+    checksum = "sha256:" + hashlib.sha256(packed.read_bytes()).hexdigest()
+    with opened(packed, checksum=checksum) as source:
+        source.file.seek(0)
+        assert source.file.read() == disk
+        assert (source.size_bytes, source.image.format, source.checksum) == (len(disk), "raw", checksum)
+        assert source.data_bytes < 8 * 1024 * 1024, "zeros take no room"
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_what_is_packed_and_damaged_or_packed_twice_is_refused(tmp_path: Path, ending: str) -> None:
+    packed = tmp_path / f"disk.img.{ending}"
+    packed.write_bytes(PACKERS[ending](os.urandom(4096) + DISK)[:2000])
+    with pytest.raises(VirtfleetError, match="damaged"), opened(packed):
+        pass
+    packed.write_bytes(gzip.compress(PACKERS[ending](DISK)))
+    with pytest.raises(VirtfleetError, match="Unpack it first"), opened(packed):
+        pass
+
+
+def test_a_backing_file_is_found_in_what_is_packed_too(tmp_path: Path) -> None:
+    # The beginning of a qcow2 header: version 2, a backing file's name of 4 bytes at 72, clusters of 64 KiB, 1 MiB.
+    header = struct.pack(">4sIQIIQI", b"QFI\xfb", 2, 72, 4, 16, 2**20, 0)
+    (tmp_path / "overlay.gz").write_bytes(gzip.compress(header.ljust(72, b"\0") + b"base"))
+    with pytest.raises(VirtfleetError) as caught, opened(tmp_path / "overlay.gz"):
+        pass
+    assert caught.value.code == "refused"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from virtfleet.jobs import runner
-from virtfleet.jobs.runner import CannotRun, Target
+from virtfleet.jobs import attempts
+from virtfleet.jobs.attempts import CannotRun, Target
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTILE = [
@@ -70,29 +70,29 @@ Reader.add_constructor("tag:yaml.org,2002:str", _plain)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_every_text_is_written_unsafe_and_reads_back_as_it_was(text: str) -> None:
     data = {text or "key": text, "list": [text, {"deep": {text or "key": [text]}}], "tuple": (text,)}
-    read = yaml.load(runner.dump({**data, "tuple": [text]}), Loader=Reader)
+    read = yaml.load(attempts.dump({**data, "tuple": [text]}), Loader=Reader)
     assert read == {**data, "tuple": [text]}
 
 
 def test_half_a_surrogate_pair_becomes_a_replacement_character() -> None:
-    assert "\ufffd" in yaml.load(runner.dump({"x": "a\ud800b"}), Loader=Reader)["x"]
+    assert "\ufffd" in yaml.load(attempts.dump({"x": "a\ud800b"}), Loader=Reader)["x"]
 
 
 def test_subclasses_of_text_are_text_too() -> None:
     class Clever(str):
         pass
 
-    assert yaml.load(runner.dump({Clever("{{ a }}"): Clever("{{ b }}")}), Loader=Reader) == {"{{ a }}": "{{ b }}"}
+    assert yaml.load(attempts.dump({Clever("{{ a }}"): Clever("{{ b }}")}), Loader=Reader) == {"{{ a }}": "{{ b }}"}
 
 
 def test_numbers_and_truth_stay_what_they_are() -> None:
     data: dict[str, Any] = {"a": 1, "b": 1.5, "c": True, "d": None, "e": [], "f": {}}
-    assert yaml.load(runner.dump(data), Loader=Reader) == data
+    assert yaml.load(attempts.dump(data), Loader=Reader) == data
 
 
 def test_what_is_not_plain_data_is_refused() -> None:
     with pytest.raises(yaml.YAMLError):
-        runner.dump({"x": object()})
+        attempts.dump({"x": object()})
 
 
 def test_a_host_cannot_choose_what_ansible_runs() -> None:
@@ -106,7 +106,7 @@ def test_a_host_cannot_choose_what_ansible_runs() -> None:
         "rack": "4",
         "virtfleet_uri": "other",
     }
-    made = runner.inventory([Target("h1", "z", "qemu+tcp://h1/system", hostile)])
+    made = attempts.inventory([Target("h1", "z", "qemu+tcp://h1/system", hostile)])
     assert made["all"]["hosts"]["h1"] == {
         "ansible_user": "root",
         "rack": "4",
@@ -119,22 +119,22 @@ def test_a_host_cannot_choose_what_ansible_runs() -> None:
 
 
 def test_a_job_without_hosts_runs_on_this_machine() -> None:
-    assert list(runner.inventory([])["all"]["hosts"]) == ["localhost"]
+    assert list(attempts.inventory([])["all"]["hosts"]) == ["localhost"]
 
 
 def test_a_zone_cannot_take_the_name_of_a_built_in_group() -> None:
-    assert "children" not in runner.inventory([Target("h1", "all", "qemu+tcp://h1/system")])["all"]
+    assert "children" not in attempts.inventory([Target("h1", "all", "qemu+tcp://h1/system")])["all"]
 
 
 def test_secrets_are_found_wherever_they_are() -> None:
     variables = {"a": [{"user_data_src": {"$secret": "sec_1"}}, {"$secret": "sec_2"}], "b": {"$secret": "sec_1"}}
-    assert runner.secret_ids(variables) == ["sec_1", "sec_2"]
+    assert attempts.secret_ids(variables) == ["sec_1", "sec_2"]
 
 
 @pytest.mark.parametrize("reference", ["../../etc/passwd", "a/b", "", 7, None, "sec\n1", "."])
 def test_a_reference_to_a_secret_is_an_id_and_no_path(reference: Any) -> None:
     with pytest.raises(CannotRun):
-        runner.secret_ids({"x": {"$secret": reference}})
+        attempts.secret_ids({"x": {"$secret": reference}})
 
 
 def test_ansible_runners_own_ways_to_pass_variables_are_not_used() -> None:
@@ -152,7 +152,7 @@ def test_ansible_runners_own_ways_to_pass_variables_are_not_used() -> None:
 
 
 def test_nobodys_own_configuration_leaks_into_a_run() -> None:
-    settings = runner.environment("/run/folder", 3)
+    settings = attempts.environment("/run/folder", 3)
     for name in ("ANSIBLE_CONFIG", "ANSIBLE_HOME", "ANSIBLE_LOCAL_TEMP", "ANSIBLE_REMOTE_TEMP"):
         assert settings[name].startswith("/run/folder/")
     assert settings["ANSIBLE_INVENTORY_ENABLED"] == "ansible.builtin.yaml"

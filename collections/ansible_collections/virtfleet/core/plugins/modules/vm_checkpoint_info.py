@@ -1,0 +1,86 @@
+#!/usr/bin/python
+# Copyright: virtfleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module vm_checkpoint_info."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vm_checkpoint_info
+short_description: Checkpoints of a machine as they are
+version_added: 0.1.0
+description:
+  - Reads the marks from which on the changes of a machine's disks are noted. Changes nothing.
+options:
+  vm:
+    description: The name of the machine.
+    type: str
+  vm_uuid:
+    description: Its UUID. A machine of the name O(vm) with another UUID is not meant.
+    type: str
+extends_documentation_fragment:
+  - virtfleet.core.common
+  - virtfleet.core.common.attributes
+attributes:
+  diff_mode:
+    support: none
+    details: There is never a difference.
+seealso:
+  - module: virtfleet.core.vm_checkpoint
+  - module: virtfleet.core.vm_backup
+author:
+  - virtfleet contributors (@virtfleet)
+"""
+
+EXAMPLES = r"""
+- name: Read the checkpoints of a machine
+  virtfleet.core.vm_checkpoint_info:
+    uri: "{{ virtfleet_uri }}"
+    vm: web1
+"""
+
+RETURN = r"""
+checkpoints:
+  description: The checkpoints, oldest first, as in M(virtfleet.core.vm_checkpoint).
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: backup-1
+      description: ""
+      created_at: "2026-11-21T09:00:00Z"
+      parent: null
+      disks: [vda]
+"""
+
+from typing import Any
+
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import checkpoint as checkpoints
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.vm_wanted import identity
+from ansible_collections.virtfleet.core.plugins.module_utils.module import COMMON, Result, deadlines, run
+
+SPEC: dict[str, Any] = {**COMMON, "vm": {"type": "str"}, "vm_uuid": {"type": "str"}}
+RULES: dict[str, Any] = {"required_one_of": [("vm", "vm_uuid")]}
+
+
+def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
+    """Read the checkpoints."""
+    vm, uuid = identity(params["vm"], params["vm_uuid"])
+    _whole, connecting = deadlines(params)
+    with opened_host(params["uri"], connecting) as connection:
+        domain = vms.find(connection, vm, uuid)
+        if domain is None:
+            raise vms.missing("read checkpoints", vm, uuid)
+        return Result(False, {"checkpoints": checkpoints.all_of(domain)})
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    run(SPEC, execute, **RULES)
+
+
+if __name__ == "__main__":
+    main()
