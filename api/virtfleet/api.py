@@ -5,7 +5,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
-from virtfleet import migrations, settings
+from virtfleet import database, migrations, settings
 from virtfleet.app import create_app
 from virtfleet.services import auth
 
@@ -45,6 +45,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     migrations.upgrade()
     auth.first_start()
+    database.dispose()  # gunicorn forks, and processes must not share a connection
     Server().run()
 
 

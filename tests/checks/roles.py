@@ -1,20 +1,56 @@
-"""Every role's molecule scenario `default`, one after another, on Debian instances of this machine.
+"""Every role's molecule scenario, on Debian instances of this machine.
 
-`python -m tests.checks.roles [ROLE...]`
+`python -m tests.checks.roles [--short] [ROLE...]`: whole, one after another; or, in minutes, whether each role
+converges, is unchanged the second time, and did what it says.
 """
 
+import argparse
 import os
+import re
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from tests.checks.homes import cache, own_home
 from tests.checks.runner import ROOT
+from tests.checks.stamps import unless_well
 from tests.instances.group import Group
 
-SCENARIO = Path("molecule/default/molecule.yml")
+WHOLE = "default"
+SHORT = "short"
+"""A role may have a scenario of this name: `default` on fewer instances. Without it, the short run takes `default`."""
+SCENARIO = Path(f"molecule/{WHOLE}/molecule.yml")
 SHARED_SETTINGS = ROOT / ".config/molecule/config.yml"
+SHORT_SETTINGS = ROOT / ".config/molecule/short.yml"
+NOT_SHORT = {"nfs_client", "nfs_server"}
+"""Roles whose instances need a kernel of their own: minutes to boot."""
+SHORT_LOOKS_AT = ("roles/packages", "tests/instances", ".config/molecule", "api/virtfleet/lab")
+ALSO_LOOKS_AT = {
+    "controller": ("api", "collections", "playbooks", "requirements", "pyproject.toml", "hatch_build.py"),
+    "hypervisor": ("collections",),
+}
+"""What the answer of a role's short run depends on beside the role."""
+SHORT_STEPS = ("converge", "idempotence", "verify")
+SHORT_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a scenario went: molecule's exit status, the seconds that passed, those that processors worked for Ansible
+    here and for the instances, and what was said, if it is kept.
+    """
+
+    status: int
+    seconds: float
+    worked: tuple[float, float]
+    output: str
 
 
 def scenarios(roles: Path) -> list[str]:
@@ -28,45 +64,112 @@ def without_scenario(roles: Path) -> list[str]:
     return sorted(named - set(scenarios(roles)))
 
 
-def run(role: str) -> int:
-    """Run the scenario of one role; return molecule's exit status."""
-    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {
-        "PATH": tools,
-        "HOME": str(own_home("molecule-home")),
-        "VIRTFLEET_CACHE": str(cache()),  # the instances and their root folder are not in that home
-        "NO_COLOR": "1",
-        "COLUMNS": "150",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-m", "molecule", "--base-config", str(SHARED_SETTINGS), "test", "-s", "default"]
-    with Group(f"{role.replace('_', '-')}-default").alone():  # named as in tests/instances/molecule/create.yml
-        return subprocess.run(
-            command, cwd=ROOT / "roles" / role, stdin=subprocess.DEVNULL, env=environment, check=False
-        ).returncode
+def unmatched(output: str, platforms: list[str]) -> list[str]:
+    """Return what no task ran on: steps of a short scenario without any instance, and instances without any step."""
+    steps = dict(re.findall(r"> (\w+)\] Executing\n(.*?)(?=> \w+\] Executing\n|\Z)", output, re.DOTALL))
+    recap = re.compile(r"^(\S+) +: ok=[1-9]", re.MULTILINE)
+    seen = {step: set(recap.findall(steps.get(step, ""))) & set(platforms) for step in SHORT_STEPS}
+    return [step for step in SHORT_STEPS if not seen[step]] + sorted(set(platforms).difference(*seen.values()))
 
 
-def main(wanted: list[str]) -> int:
+def run(role: str, short: bool = False) -> Result:
+    """Run the scenario of one role. What a short one says is kept; a whole one says it as it goes."""
+    folder = ROOT / "roles" / role
+    scenario = SHORT if short and (folder / "molecule" / SHORT).is_dir() else WHOLE
+    group = Group(f"{role.replace('_', '-')}-{scenario}")  # named as in tests/instances/molecule/create.yml
+    started = time.monotonic()
+    with group.alone(), tempfile.TemporaryDirectory(prefix="virtfleet-role-") as work:
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(own_home("molecule-home")),
+            "VIRTFLEET_CACHE": str(cache()),  # the instances and their root folder are not in that home
+            "NO_COLOR": "1",
+            "COLUMNS": "150",
+            "PYTHONPATH": str(ROOT),
+            # Other checkouts use the same names, and an instance may have the address of an earlier one.
+            "MOLECULE_EPHEMERAL_DIRECTORY": f"{work}/molecule",
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": f"{work}/ssh",
+        }
+        bases = [f"--base-config={file}" for file in (SHARED_SETTINGS, *([SHORT_SETTINGS] if short else []))]
+        said = Path(work, "said")
+        try:
+            with said.open("wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "molecule", *bases, "test", "-s", scenario, "--destroy=never"],
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file if short else None,
+                    stderr=subprocess.STDOUT if short else None,
+                    env=environment,
+                )
+                _, ended, used = os.wait4(process.pid, 0)
+            status = process.returncode = os.waitstatus_to_exitcode(ended)
+            worked = (used.ru_utime + used.ru_stime, group.processor_seconds())
+            output = said.read_text(errors="replace")
+        finally:
+            group.down()
+    if short and status == 0:
+        settings = yaml.safe_load((folder / "molecule" / scenario / "molecule.yml").read_text())
+        if lost := unmatched(output, [platform["name"] for platform in settings["platforms"]]):
+            status, output = 1, f"{output}\n{role}: nothing ran for {', '.join(lost)}"
+    return Result(status, time.monotonic() - started, worked, output)
+
+
+def run_all(roles: list[str], short: bool, again: bool) -> dict[str, Result]:
+    """Run the scenarios of these roles, say how each went, and return it: short ones two at a time, since they wait
+    much, and unless `again`, not what was well and has not changed.
+    """
+    speaking = threading.Lock()
+    results: dict[str, Result] = {}
+
+    def one(role: str) -> int:
+        if not short:
+            print(f"===== {role}", flush=True)
+        results[role] = result = run(role, short)
+        word = "ok" if result.status == 0 else f"FAILED with {result.status}"
+        ansible, instances = result.worked
+        with speaking:
+            if result.status:
+                print(result.output)
+            print(
+                f"===== {role}: {word} ({result.seconds:.0f} s; processors worked {ansible:.0f} s for Ansible and"
+                f" {instances:.0f} s for the instances)",
+                flush=True,
+            )
+        return result.status
+
+    def one_unless_well(role: str) -> int:
+        looks_at = [f"roles/{role}", *SHORT_LOOKS_AT, *ALSO_LOOKS_AT.get(role, ())]
+        return unless_well(f"role-{role}", looks_at, lambda: one(role))
+
+    with ThreadPoolExecutor(max_workers=SHORT_AT_ONCE if short else 1) as pool:
+        list(pool.map(one_unless_well if short and not again else one, roles))
+    return results
+
+
+def main(arguments: list[str]) -> int:
     """Run the scenarios of the wanted roles, or of all; return the exit status."""
-    roles = ROOT / "roles"
-    there = scenarios(roles)
-    lost = without_scenario(roles)
+    parser = argparse.ArgumentParser(prog="python -m tests.checks.roles", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="converge, once more, verify: what every run has time for")
+    parser.add_argument("roles", nargs="*", metavar="ROLE", help="instead of all that have a scenario")
+    options = parser.parse_args(arguments)
+    there = scenarios(ROOT / "roles")
+    lost = without_scenario(ROOT / "roles")
     for role in lost:
         print(f"{role}: it has no {SCENARIO}, so nothing tests it")
-    unknown = sorted(set(wanted) - set(there))
+    unknown = sorted(set(options.roles) - set(there))
     if unknown:
         print(f"no role with a scenario is called {', '.join(unknown)}; there are {', '.join(there) or 'none'}")
         return 2
-    results = {}
-    for role in wanted or there:
-        print(f"===== {role}", flush=True)
-        started = time.monotonic()
-        results[role] = run(role)
-        word = "ok" if results[role] == 0 else f"FAILED with {results[role]}"
-        print(f"===== {role}: {word} ({time.monotonic() - started:.0f} s)", flush=True)
-    failed = sorted(role for role, status in results.items() if status)
-    print(f"{len(results) - len(failed)} roles passed, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
-    return 1 if failed or lost or not results else 0
+    wanted = options.roles or [role for role in there if not (options.short and role in NOT_SHORT)]
+    results = run_all(wanted, options.short, again=bool(options.roles))
+    failed = sorted(role for role, result in results.items() if result.status)
+    worked = sum(sum(result.worked) for result in results.values())
+    print(
+        f"{len(wanted) - len(failed)} roles passed, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}"
+        f" ({worked:.0f} s of processors)"
+    )
+    return 1 if failed or lost or not wanted else 0
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def until(look: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     needed = wheels.needed()
-    wheels.wheel(folder / "wheel")
+    wheels.wheel(folder / "wheel", wheels.VERSIONS["present"])
     group = Group("site")
     with group.alone():
         try:

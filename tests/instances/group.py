@@ -92,6 +92,12 @@ class Group:
             self._lock.unlink()
         return there
 
+    def processor_seconds(self) -> float:
+        """Return for how long processors have worked for the instances since each booted."""
+        prefix = Layout(self.name, self.folder, slot=0).prefix
+        stats = [(top / "cpu.stat").read_text().split() for top in _cgroups(prefix)]
+        return sum(int(stat[stat.index("usage_usec") + 1]) for stat in stats) / 1e6
+
     @property
     def _lock(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.lock")
@@ -203,13 +209,18 @@ def _await_up(instance: Instance) -> None:
     raise LabError(wanted, f"after {seconds:.0f} s: {state}; {'; '.join(log)}", f"See {instance.folder}/boot.log.")
 
 
-def _remove_cgroups(prefix: str) -> None:
+def _cgroups(prefix: str) -> list[Path]:
+    """Return the cgroups of the instances of a group."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    for point in (Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"):
-        for top in point.glob(f"{prefix}-*"):
-            folders = sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True)
-            for folder in [*folders, top]:
-                folder.rmdir()
+    points = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
+    return [top for point in points for top in point.glob(f"{prefix}-*")]
+
+
+def _remove_cgroups(prefix: str) -> None:
+    for top in _cgroups(prefix):
+        folders = sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True)
+        for folder in [*folders, top]:
+            folder.rmdir()
 
 
 def _summary(instance: Instance) -> dict[str, Any]:

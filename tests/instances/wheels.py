@@ -1,7 +1,8 @@
 """Wheels for instances, which reach no registry: what virtfleet needs, and virtfleet itself in four versions.
 
-`python -m tests.instances.wheels FOLDER` writes `FOLDER/needed.tar`, and a wheel each into `FOLDER/present`, `next`,
-`broken` (its migration fails half-way) and `silent` (its migration succeeds, its worker does not start).
+`python -m tests.instances.wheels FOLDER [VERSION...]` writes `FOLDER/needed.tar`, and a wheel each into
+`FOLDER/present`, `next`, `broken` (its migration fails half-way) and `silent` (its migration succeeds, its worker does
+not start), or only into those named.
 """
 
 import hashlib
@@ -63,7 +64,7 @@ def run(*argv: str, cwd: Path | None = None) -> str:
     return subprocess.run(argv, cwd=cwd, check=True, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL).stdout
 
 
-def wheel(into: Path, change: Callable[[Path], None] = lambda _tree: None) -> None:
+def wheel(into: Path, change: Callable[[Path], None]) -> None:
     """Build a wheel of this checkout, as git knows it, with a change."""
     with tempfile.TemporaryDirectory() as work:
         tree = Path(work) / "tree"
@@ -109,14 +110,16 @@ def silent(tree: Path) -> None:
     worker.write_text(worker.read_text().replace("    serve(Worker())\n", "    raise SystemExit('no worker today')\n"))
 
 
+VERSIONS = {"present": lambda _tree: None, "next": later, "broken": broken, "silent": silent}
+
+
 def main() -> None:
-    """Write everything into the folder of the command line."""
+    """Write what the command line asks for."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(needed(), folder / "needed.tar")
-    for name, change in {"next": later, "broken": broken, "silent": silent}.items():
-        wheel(folder / name, change)
-    wheel(folder / "present")
+    for name in sys.argv[2:] or VERSIONS:
+        wheel(folder / name, VERSIONS[name])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import yaml
 
 from tests.checks import role_readmes
 from tests.checks import roles as scenarios
+from tests.checks.runner import ROOT
 
 ROLES = role_readmes.roles()
 
@@ -57,3 +58,22 @@ def test_a_role_without_a_scenario_is_named(tmp_path: Path) -> None:
 
 def test_a_role_that_does_not_exist_is_an_error() -> None:
     assert scenarios.main(["no_such_role"]) == 2
+
+
+SAID = """INFO     [default > {step}] Executing
+PLAY RECAP ***
+{host}                     : ok=3    changed=0    unreachable=0    failed=0
+INFO     [default > {step}] Executed: Successful
+"""
+
+
+def test_a_short_scenario_that_worked_on_nothing_is_no_success() -> None:
+    said = {step: SAID.format(step=step, host="plain") for step in scenarios.SHORT_STEPS}
+    assert scenarios.unmatched("".join(said.values()), ["plain"]) == []
+    assert scenarios.unmatched("".join(said.values()), ["plain", "other"]) == ["other"]
+    said["verify"] = SAID.format(step="verify", host="localhost")
+    assert scenarios.unmatched("".join(said.values()), ["plain"]) == ["verify"]
+
+
+def test_a_role_that_is_too_long_for_every_run_is_one() -> None:
+    assert set(scenarios.scenarios(ROOT / "roles")) >= scenarios.NOT_SHORT
