@@ -92,9 +92,9 @@ def all_checks(*, quick_loop: bool = False) -> list[Check]:
         suites[0],
         suites[1],
         Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False, lane="rest"),
-        Check("roles-short", (PYTHON, "-m", "tests.checks.roles", "--short"), quick=False, cheap=False, lane="rest"),
         Check("galaxy-importer", (PYTHON, "-m", "tests.checks.galaxy"), quick=False, cheap=False, lane="rest"),
         *suites[2:],
+        Check("roles-short", (PYTHON, "-m", "tests.checks.roles", "--short"), quick=False, full=True, cheap=False),
         Check("roles", (PYTHON, "-m", "tests.checks.roles"), quick=False, full=True, cheap=False),
     ]
 

@@ -150,7 +150,7 @@ def run_all(roles: list[str], short: bool, again: bool) -> dict[str, Result]:
 def main(arguments: list[str]) -> int:
     """Run the scenarios of the wanted roles, or of all; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.checks.roles", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="converge, once more, verify: what every run has time for")
+    parser.add_argument("--short", action="store_true", help="converge, once more, verify: what takes minutes")
     parser.add_argument("roles", nargs="*", metavar="ROLE", help="instead of all that have a scenario")
     options = parser.parse_args(arguments)
     there = scenarios(ROOT / "roles")
