@@ -46,7 +46,8 @@ def read(domain_xml: str) -> dict[str, Any]:
 
 def of(root: ET.Element) -> dict[str, Any]:
     """Return the values in a `<domain>` element, as `read` does."""
-    element = root.find(f"metadata/{TAG}")
+    kept = root.find("metadata")
+    element = kept.find(TAG) if kept is not None else None
     if element is None or not element.text:
         return {}
     try:

@@ -92,8 +92,12 @@ def agent_connected(domain: libvirt.virDomain) -> bool:
 
 def has_agent(document: ET.Element) -> bool:
     """Tell whether an agent had opened its channel when a machine's document was read."""
-    targets = document.iterfind("devices/channel/target")
-    return any(each.get("name") == AGENT_CHANNEL and each.get("state") == "connected" for each in targets)
+    devices = document.find("devices")
+    channels = devices.findall("channel") if devices is not None else []
+    targets = [channel.find("target") for channel in channels]
+    return any(
+        each is not None and each.get("name") == AGENT_CHANNEL and each.get("state") == "connected" for each in targets
+    )
 
 
 def agent_answers(domain: libvirt.virDomain) -> bool:
