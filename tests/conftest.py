@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from virtfleet.lab import Lab
 
     from tests.api.job_bench import Bench
+
+# A shell that runs something in the background has it ignore SIGINT, and whatever that starts; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NAME_OF_A_TEST_LAB = re.compile(r"test-(\d+)(-.+)?")
 
