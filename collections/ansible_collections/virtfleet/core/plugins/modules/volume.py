@@ -204,7 +204,7 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
     """Bring the volume into the wanted state."""
     name, pool_name = check_name(params["name"], "volume"), check_name(params["pool"], "pool")
     state = params["state"]
-    if (params["dest"] is not None) != (state == "downloaded"):
+    if params["dest"] is not None and state != "downloaded":
         text = f"dest says where a volume is downloaded to, and it is to be {state}"
         raise VirtfleetError(f"make volume {name} {state}", text, "Leave dest away.", "invalid")
     recipe = None

@@ -150,10 +150,8 @@ class _Addresses:
                 found = []
             elif source == "lease":
                 found = self._leased(facts)
-            elif source == "agent" and not vm_addresses.has_agent(seen.document):
-                found = []
             else:
-                found = vm_addresses.addresses_from(seen.domain, source)
+                found = vm_addresses.addresses_from(seen.domain, source, seen.document)
             if found:
                 return found[0]
         return None

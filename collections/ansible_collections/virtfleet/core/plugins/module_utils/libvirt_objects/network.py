@@ -213,7 +213,7 @@ def leases_by_card(connection: libvirt.virConnect) -> dict[tuple[str, str], list
     for network in connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE):
         with contextlib.suppress(VirtfleetError, libvirtError):
             for lease in leases(network):
-                found.setdefault((network.name(), lease["mac"].lower()), []).append(lease["address"])
+                found.setdefault((network.name(), lease["mac"]), []).append(lease["address"])
     return found
 
 

@@ -36,11 +36,15 @@ def addresses_of(domain: libvirt.virDomain) -> list[str]:
     return list(found)[:MAX_ADDRESSES]
 
 
-def addresses_from(domain: libvirt.virDomain, source: str) -> list[str]:
-    """Return the usable addresses that `agent`, `lease` or `arp` knows."""
+def addresses_from(domain: libvirt.virDomain, source: str, document: ET.Element | None = None) -> list[str]:
+    """Return the usable addresses that `agent`, `lease` or `arp` knows.
+
+    Who has just read the machine's `document` gives it, so that it is not read again.
+    """
     said: list[str] = []
     if source == "agent":
-        said = _agent_addresses(domain) if agent_connected(domain) else []
+        connected = has_agent(document) if document is not None else agent_connected(domain)
+        said = _agent_addresses(domain) if connected else []
     else:
         kinds = {
             "lease": libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,

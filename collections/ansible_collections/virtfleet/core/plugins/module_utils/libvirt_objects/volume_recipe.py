@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 COPYING = ".copying"
 """What is added to a volume's name for a small volume that is there as long as a copy from another host is not whole.
 Its length cannot tell: both the copy and the original may have grown since."""
-_NOTE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -278,7 +277,7 @@ def _from_another_host(
     images.check_room(pool, source["allocation_bytes"], wanted)
     volumes.delete(pool, recipe.name)
     if volumes.find(pool, recipe.name + COPYING) is None:
-        volumes.write_text(pool, recipe.name + COPYING, source["path"][:_NOTE_BYTES])
+        volumes.write_text(pool, recipe.name + COPYING, source["path"])
     try:
         pool_there = original.storagePoolLookupByVolume()
         pools.refresh(pool_there, deadline)
