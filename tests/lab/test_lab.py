@@ -18,6 +18,7 @@ import pytest
 import yaml
 from virtfleet.lab import Lab, LabError, layout, links, processes, programs, registry
 from virtfleet.lab import host as hosts
+from virtfleet.lab.faults import FAULTS
 
 pytestmark = pytest.mark.lab
 
@@ -250,6 +251,20 @@ def test_after_a_run_killed_halfway_up_finishes_and_down_leaves_nothing(
     assert set(states_of(lab.up(2, image=False)).values()) == {"up"}
     lab.down()
     assert traces(lab.folder) == []
+
+
+def test_mending_a_host_in_the_middle_of_its_boot_lets_the_boot_start_its_libvirtd(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab()
+    lab.up(1, image=False)
+    lab.fault("power-off", "host1")
+    host = lab._layout(lab._recorded()).host(1)
+    hosts.start(host, kvm=False)
+    while "host1" not in processes.holders(host.lab.id):
+        time.sleep(0.005)
+    FAULTS["kill-libvirtd"].undo(host, {}, False)  # as `up` does where a run that was killed left a boot going on
+    assert len(hosts.libvirtd_of(hosts.holder_of(host, "count"))) == 1
+    assert (host.folder / "log" / "boot.log").read_text() == ""
+    assert states_of(lab.up(1, image=False)) == {"host1": "up"}
 
 
 def test_hosts_without_any_record_of_them_are_removed(make_lab: Callable[..., Lab]) -> None:

@@ -15,6 +15,7 @@ from virtfleet.lab.programs import run
 DISK_BYTES = 20 * 1024**3  # sparse: it takes what is written
 BOOT_SECONDS = 30.0
 INIT = Path(__file__).with_name("host_init.sh")
+BOOTED = ["sleep", "infinity"]  # the last line of INIT
 LOOP_DEVICES = Path("/sys/block")
 MACHINE_FILTERS = Path("/etc/libvirt/nwfilter")
 CAPABILITIES = Path("cache/qemu/capabilities")
@@ -191,6 +192,11 @@ def holder_of(host: HostLayout, wanted: str) -> int:
     if holder is None:
         raise LabError(wanted, f"{host.name} is powered off", f"Boot it: virtfleet lab fault undo {host.name}")
     return holder
+
+
+def has_booted(holder: int) -> bool:
+    """Say whether the host's boot is over: what `INIT` becomes after it has started every daemon is there."""
+    return any(processes.arguments(process.pid) == BOOTED for process in processes.within(holder))
 
 
 def libvirtd_of(holder: int) -> list[processes.Process]:
