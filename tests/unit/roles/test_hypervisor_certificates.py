@@ -1,9 +1,7 @@
 """The authority of a site: what it signs, when it signs again, and what it never does."""
 
-import importlib.util
 import subprocess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,22 +9,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.unit.roles.programs import load
+
 CLIENT = {"common_name": "virtfleet-controller", "names": [], "days": 365, "renew_days": 30}
 HOST = {"common_name": "host-a", "names": ["host-a", "192.0.2.1"], "days": 365, "renew_days": 30, "certificate": ""}
 
 
-def load() -> ModuleType:
-    file = ROOT / "roles/hypervisor/library/hypervisor_certificate.py"
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-certificates = load()
+certificates = load("hypervisor/library/hypervisor_certificate.py")
 
 
 def request(key: ec.EllipticCurvePrivateKey) -> str:

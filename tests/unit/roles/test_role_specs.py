@@ -56,6 +56,14 @@ def test_a_role_without_a_scenario_is_named(tmp_path: Path) -> None:
     assert scenarios.without_scenario(tmp_path) == ["untested"]
 
 
+def test_the_whole_run_has_all_scenarios_and_the_short_one_has_one(tmp_path: Path) -> None:
+    for scenario in ("netplan", "default", "short"):
+        (tmp_path / "molecule" / scenario).mkdir(parents=True)
+        (tmp_path / "molecule" / scenario / "molecule.yml").touch()
+    assert scenarios.scenarios_of(tmp_path, short=False) == ["default", "netplan"]
+    assert scenarios.scenarios_of(tmp_path, short=True) == ["short"]
+
+
 def test_a_role_that_does_not_exist_is_an_error() -> None:
     assert scenarios.main(["no_such_role"]) == 2
 
@@ -75,5 +83,10 @@ def test_a_short_scenario_that_worked_on_nothing_is_no_success() -> None:
     assert scenarios.unmatched("".join(said.values()), ["plain"]) == ["verify"]
 
 
-def test_a_role_that_is_too_long_for_every_run_is_one() -> None:
-    assert set(scenarios.scenarios(ROOT / "roles")) >= scenarios.NOT_SHORT
+def test_a_role_whose_short_run_is_part_of_anothers_is_in_it() -> None:
+    there = scenarios.scenarios(ROOT / "roles")
+    for role, other in scenarios.SHORT_WITHIN.items():
+        assert {role, other} <= set(there)
+        for step in ("converge", "verify"):
+            said = (ROOT / "roles" / other / "molecule" / scenarios.SHORT / f"{step}.yml").read_text()
+            assert f"../{role}/molecule/{scenarios.WHOLE}/{step}.yml" in said
