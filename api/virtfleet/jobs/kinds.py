@@ -99,7 +99,8 @@ KINDS: dict[str, Kind] = {
         Kind("volume.resize", "volume/resize.yml"),
         Kind("volume.wipe", "volume/wipe.yml"),
         Kind("volume.delete", "volume/delete.yml"),
-        Kind("host.discover", "host/discover.yml", timeout=60.0),
+        # Reading a host that is slow to answer may take a minute alone.
+        Kind("host.discover", "host/discover.yml", timeout=180.0),
         Kind("network.define", "network/define.yml", timeout=120.0),
         Kind("network.remove", "network/remove.yml", timeout=120.0),
         Kind("nwfilter.define", "nwfilter/define.yml", timeout=120.0),
