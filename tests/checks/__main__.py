@@ -93,8 +93,9 @@ def all_checks(*, quick_loop: bool = False) -> list[Check]:
         suites[1],
         Check("ansible-test-sanity", (PYTHON, "-m", "tests.checks.sanity"), quick=False, cheap=False, lane="rest"),
         Check("galaxy-importer", (PYTHON, "-m", "tests.checks.galaxy"), quick=False, cheap=False, lane="rest"),
+        # Beside both lanes: it waits for apt and for systemd, and it is over before them.
+        Check("roles-short", (PYTHON, "-m", "tests.checks.roles", "--short"), quick=False, cheap=False, lane="roles"),
         *suites[2:],
-        Check("roles-short", (PYTHON, "-m", "tests.checks.roles", "--short"), quick=False, full=True, cheap=False),
         Check("roles", (PYTHON, "-m", "tests.checks.roles"), quick=False, full=True, cheap=False),
     ]
 

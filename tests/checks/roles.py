@@ -1,7 +1,7 @@
-"""Every role's molecule scenario, on Debian instances of this machine.
+"""Every role's molecule scenarios, on Debian instances of this machine.
 
-`python -m tests.checks.roles [--short] [ROLE...]`: whole, one after another; or, in minutes, whether each role
-converges, is unchanged the second time, and did what it says.
+`python -m tests.checks.roles [--short] [ROLE...]`: all of them whole, one after another; or, in minutes, whether each
+role converges, is unchanged the second time, and did what it says.
 """
 
 import argparse
@@ -29,12 +29,13 @@ SHORT = "short"
 SCENARIO = Path(f"molecule/{WHOLE}/molecule.yml")
 SHARED_SETTINGS = ROOT / ".config/molecule/config.yml"
 SHORT_SETTINGS = ROOT / ".config/molecule/short.yml"
-NOT_SHORT = {"nfs_client", "nfs_server"}
-"""Roles whose instances need a kernel of their own: minutes to boot."""
+SHORT_WITHIN = {"nfs_server": "nfs_client"}
+"""A role whose short run is part of another's: their instances have a kernel of their own, and boot slowly."""
 SHORT_LOOKS_AT = ("roles/packages", "tests/instances", ".config/molecule", "api/virtfleet/lab")
 ALSO_LOOKS_AT = {
     "controller": ("api", "collections", "playbooks", "requirements", "pyproject.toml", "hatch_build.py"),
     "hypervisor": ("collections",),
+    "nfs_client": ("collections", "roles/nfs_server"),
 }
 """What the answer of a role's short run depends on beside the role."""
 SHORT_STEPS = ("converge", "idempotence", "verify")
@@ -58,6 +59,14 @@ def scenarios(roles: Path) -> list[str]:
     return sorted(file.parents[2].name for file in roles.glob(f"*/{SCENARIO}"))
 
 
+def scenarios_of(role: Path, short: bool) -> list[str]:
+    """Return which scenarios of a role to run: for the short run one, otherwise `default` and those beside it."""
+    there = {file.parent.name for file in role.glob("molecule/*/molecule.yml")}
+    if short:
+        return [SHORT if SHORT in there else WHOLE]
+    return [WHOLE, *sorted(there - {WHOLE, SHORT})]
+
+
 def without_scenario(roles: Path) -> list[str]:
     """Return the names of the roles that have none: each must."""
     named = {folder.name for folder in roles.iterdir() if (folder / "meta").is_dir()}
@@ -72,10 +81,9 @@ def unmatched(output: str, platforms: list[str]) -> list[str]:
     return [step for step in SHORT_STEPS if not seen[step]] + sorted(set(platforms).difference(*seen.values()))
 
 
-def run(role: str, short: bool = False) -> Result:
-    """Run the scenario of one role. What a short one says is kept; a whole one says it as it goes."""
+def run(role: str, scenario: str, short: bool = False) -> Result:
+    """Run a scenario of one role. What a short run says is kept; a whole one says it as it goes."""
     folder = ROOT / "roles" / role
-    scenario = SHORT if short and (folder / "molecule" / SHORT).is_dir() else WHOLE
     group = Group(f"{role.replace('_', '-')}-{scenario}")  # named as in tests/instances/molecule/create.yml
     started = time.monotonic()
     with group.alone(), tempfile.TemporaryDirectory(prefix="virtfleet-role-") as work:
@@ -116,34 +124,36 @@ def run(role: str, short: bool = False) -> Result:
 
 
 def run_all(roles: list[str], short: bool, again: bool) -> dict[str, Result]:
-    """Run the scenarios of these roles, say how each went, and return it: short ones two at a time, since they wait
-    much, and unless `again`, not what was well and has not changed.
+    """Run the scenarios of these roles, say how each went, and return it by the scenario's name: short ones two at a
+    time, since they wait much, and unless `again`, not what was well and has not changed.
     """
     speaking = threading.Lock()
     results: dict[str, Result] = {}
 
-    def one(role: str) -> int:
+    def one(role: str, scenario: str) -> int:
+        name = role if short or scenario == WHOLE else f"{role}/{scenario}"
         if not short:
-            print(f"===== {role}", flush=True)
-        results[role] = result = run(role, short)
+            print(f"===== {name}", flush=True)
+        results[name] = result = run(role, scenario, short)
         word = "ok" if result.status == 0 else f"FAILED with {result.status}"
         ansible, instances = result.worked
         with speaking:
             if result.status:
                 print(result.output)
             print(
-                f"===== {role}: {word} ({result.seconds:.0f} s; processors worked {ansible:.0f} s for Ansible and"
+                f"===== {name}: {word} ({result.seconds:.0f} s; processors worked {ansible:.0f} s for Ansible and"
                 f" {instances:.0f} s for the instances)",
                 flush=True,
             )
         return result.status
 
-    def one_unless_well(role: str) -> int:
+    def one_unless_well(role: str, scenario: str) -> int:
         looks_at = [f"roles/{role}", *SHORT_LOOKS_AT, *ALSO_LOOKS_AT.get(role, ())]
-        return unless_well(f"role-{role}", looks_at, lambda: one(role))
+        return unless_well(f"role-{role}", looks_at, lambda: one(role, scenario))
 
+    wanted = [(role, scenario) for role in roles for scenario in scenarios_of(ROOT / "roles" / role, short)]
     with ThreadPoolExecutor(max_workers=SHORT_AT_ONCE if short else 1) as pool:
-        list(pool.map(one_unless_well if short and not again else one, roles))
+        list(pool.map(lambda each: (one_unless_well if short and not again else one)(*each), wanted))
     return results
 
 
@@ -161,12 +171,12 @@ def main(arguments: list[str]) -> int:
     if unknown:
         print(f"no role with a scenario is called {', '.join(unknown)}; there are {', '.join(there) or 'none'}")
         return 2
-    wanted = options.roles or [role for role in there if not (options.short and role in NOT_SHORT)]
+    wanted = options.roles or [role for role in there if not (options.short and role in SHORT_WITHIN)]
     results = run_all(wanted, options.short, again=bool(options.roles))
-    failed = sorted(role for role, result in results.items() if result.status)
+    failed = sorted(name for name, result in results.items() if result.status)
     worked = sum(sum(result.worked) for result in results.values())
     print(
-        f"{len(wanted) - len(failed)} roles passed, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}"
+        f"{len(wanted)} roles, {len(failed)} of their scenarios failed{': ' if failed else ''}{', '.join(failed)}"
         f" ({worked:.0f} s of processors)"
     )
     return 1 if failed or lost or not wanted else 0
