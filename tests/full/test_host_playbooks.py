@@ -1,10 +1,7 @@
 """The playbooks that make hosts of plain Debian machines, keep them and undo it, run by hand on instances."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.connection import o
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
-from tests.checks.runner import ROOT
+from tests.full.by_hand import ByHand, counts
 from tests.instances.group import Group
 
 # Packages are installed and instances rebooted, one after the other.
@@ -29,9 +26,9 @@ class Site:
     """Two plain machines, and a person with `ansible-playbook`."""
 
     def __init__(self, instances: list[dict[str, Any]], folder: Path) -> None:
-        self._inventory = instances[0]["inventory"]
         self.addresses = {each["instance"]: each["address"] for each in instances}
         self._groups = folder / "groups.yml"
+        self.by_hand = ByHand([instances[0]["inventory"], self._groups])
         self._pki = folder / "pki"
         self.describe()
 
@@ -44,17 +41,8 @@ class Site:
         self._groups.write_text(yaml.safe_dump({"hypervisors": {"hosts": hosts, "vars": variables}}))
 
     def play(self, playbook: str, *words: str, code: int = 0) -> str:
-        """Run a playbook; return what it printed."""
-        program = str(Path(sys.executable).with_name("ansible-playbook"))
-        argv = [program, "-i", self._inventory, "-i", str(self._groups), f"playbooks/host/{playbook}.yml", *words]
-        own = {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"), "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(
-            argv, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True, check=False, timeout=1800
-        )
-        said = done.stdout + done.stderr
-        assert done.returncode == code, said
-        assert "PRIVATE KEY" not in said
-        return said
+        """Run a playbook about hosts; return what it printed."""
+        return self.by_hand.play(f"host/{playbook}", *words, code=code)
 
     def uuid(self, name: str) -> str:
         """Return the host's UUID, read over TLS with the site's certificate. Raises VirtfleetError."""
@@ -73,12 +61,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(group.up(["host-a", "host-b"]), tmp_path_factory.mktemp("site"))
         finally:
             group.down()
-
-
-def counts(said: str, host: str) -> dict[str, int]:
-    """Return the numbers of the recap of one host; none when it took no part."""
-    line = re.search(rf"^{host} +: (.*)$", said, re.M)
-    return {name: int(number) for name, number in (pair.split("=") for pair in line[1].split())} if line else {}
 
 
 def test_hosts_are_made_kept_and_undone_one_at_a_time(site: Site) -> None:
