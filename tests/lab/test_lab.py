@@ -253,7 +253,9 @@ def test_after_a_run_killed_halfway_up_finishes_and_down_leaves_nothing(
     assert traces(lab.folder) == []
 
 
-def test_mending_a_host_in_the_middle_of_its_boot_lets_the_boot_start_its_libvirtd(make_lab: Callable[..., Lab]) -> None:
+def test_mending_a_host_in_the_middle_of_its_boot_lets_the_boot_start_its_libvirtd(
+    make_lab: Callable[..., Lab],
+) -> None:
     lab = make_lab()
     lab.up(1, image=False)
     lab.fault("power-off", "host1")
