@@ -107,7 +107,8 @@ KINDS: dict[str, Kind] = {
         Kind("nwfilter.remove", "nwfilter/remove.yml", timeout=120.0),
         Kind("secret.define", "secret/define.yml", timeout=120.0),
         Kind("secret.remove", "secret/remove.yml", timeout=120.0),
-        Kind("image.import", "image/import.yml", timeout=1800.0),
+        # Its module alone may copy for half an hour.
+        Kind("image.import", "image/import.yml", timeout=2100.0),
         Kind("image.remove", "image/remove.yml"),
     )
 }

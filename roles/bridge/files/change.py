@@ -66,20 +66,18 @@ def read_state(path: Path) -> dict[str, Any]:
 def put(old: dict[str, Any], new: dict[str, Any], booting: bool = False) -> None:
     """Put the files of one state into place instead of another's, and have the network read them.
 
-    Does all it can, and raises Refused with what went wrong of it.
+    Does all it can, and raises what went wrong of it: OSError for a file, Refused for the rest.
     """
     backend = new["backend"]
+    unwritten: list[OSError] = []
     if backend == "ifupdown" and not booting:
         for link in reversed(old["cards"] + old["makes"]):
             run("ifdown", "--force", link)
     for name in old["files"].keys() | new["files"].keys():
-        path, text = Path(name), new["files"].get(name)
-        if text is not None:
-            write(path, text, NEW_FILE_MODE[backend])
-        else:
-            path.unlink(missing_ok=True)
-            if path.parent.name.endswith(".network.d") and not any(path.parent.iterdir()):
-                path.parent.rmdir()
+        try:
+            lay(Path(name), new["files"].get(name), NEW_FILE_MODE[backend])
+        except OSError as obstacle:
+            unwritten.append(obstacle)
     os.sync()
     for link in reversed(old["makes"]):
         if link not in new["makes"]:
@@ -87,8 +85,20 @@ def put(old: dict[str, Any], new: dict[str, Any], booting: bool = False) -> None
     wrong = [run("netplan", "generate")] if backend == "netplan" else []
     if not booting:  # else the backend starts soon, and reads all of it
         wrong += up_by_ifupdown(new) if backend == "ifupdown" else up_by_networkd(new)
+    if unwritten:
+        raise unwritten[0]
     if any(wrong):
         raise Refused(next(filter(None, wrong)))
+
+
+def lay(path: Path, text: str | None, mode: int) -> None:
+    """Write a file of a state, or take it away where it has none."""
+    if text is not None:
+        write(path, text, mode)
+        return
+    path.unlink(missing_ok=True)
+    if path.parent.name.endswith(".network.d") and path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 def up_by_ifupdown(state: dict[str, Any]) -> list[str]:
@@ -109,6 +119,9 @@ def up_by_networkd(state: dict[str, Any]) -> list[str]:
 
 def apply(record: Path, seconds: str) -> None:
     """Arm the taking back and change the network. Raises Refused."""
+    for other in RECORDS.glob("*/pending.json"):
+        if run("systemctl", "is-active", timer_of(other.parent)):  # it has run, and a full disk was in its way
+            rollback(other.parent)
     if busy := [other.parent.name for other in RECORDS.glob("*/pending.json")]:
         raise Refused(f"a change of {', '.join(busy)} is under way")
     kept, wanted = read_state(record / "kept.json"), read_state(record / "wanted.json")
@@ -122,7 +135,7 @@ def apply(record: Path, seconds: str) -> None:
     write(record / "pending.json", json.dumps({"before": before, "after": wanted}), 0o600)
     os.sync()
     timer = [
-        f"--unit=virtfleet-bridge-timer-{record.name}",
+        f"--unit={timer_of(record)}",
         f"--on-active={seconds}",
         "--timer-property=AccuracySec=1s",
     ]
@@ -133,6 +146,11 @@ def apply(record: Path, seconds: str) -> None:
     except (Refused, OSError):
         rollback(record)
         raise
+
+
+def timer_of(record: Path) -> str:
+    """Return the unit that takes a bridge's change back."""
+    return f"virtfleet-bridge-timer-{record.name}.timer"
 
 
 def answers(gateway: str) -> bool:
@@ -158,19 +176,27 @@ def confirm(record: Path) -> None:
     write(record / "kept.json", json.dumps(after), 0o600)
     pending.unlink()
     os.sync()
-    run("systemctl", "stop", f"virtfleet-bridge-timer-{record.name}.timer")
+    run("systemctl", "stop", timer_of(record))
 
 
 def rollback(record: Path, booting: bool = False) -> None:
-    """Put back what stood before the change, if that was not confirmed."""
+    """Put back what stood before the change, if that was not confirmed.
+
+    Raises Refused when the network does not take it. OSError: a file is not back; the next boot or change tries again.
+    """
     pending = record / "pending.json"
-    if pending.exists():
-        change = read_state(pending)
-        try:
-            put(change["after"], change["before"], booting)
-        finally:
-            pending.unlink()
-            os.sync()
+    if not pending.exists():
+        return
+    change = read_state(pending)
+    refused = None
+    try:
+        put(change["after"], change["before"], booting)
+    except Refused as obstacle:
+        refused = obstacle
+    pending.unlink()
+    os.sync()
+    if refused:
+        raise refused
 
 
 def main(verb: str, name: str = "", seconds: str = "") -> int:
