@@ -1,6 +1,7 @@
 """One request through every room: REST, job, playbook, module, libvirt, and back; and what goes wrong on the way."""
 
 import hashlib
+import json
 import os
 import shlex
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
+from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
 from tests.lab.fleet import Fleet, wait_until
 from tests.lab.test_storage_modules import remove_volumes
@@ -71,6 +74,25 @@ def test_several_machines_are_one_job_on_several_hosts(fleet: Fleet) -> None:
     assert {vm["state"] for vm in vms} == {"paused"}
     assert len({vm["host"] for vm in vms}) == 3
     assert len({vm["address"] for vm in vms}) == 3
+
+
+def test_what_is_measured_of_a_host_is_what_its_libvirt_says(fleet: Fleet) -> None:
+    vm = fleet.idle("web1")
+    host = vm["host"]
+    environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
+    program = [sys.executable, "-c", "from virtfleet.cli.main import main; main()", "host", "metrics", host]
+    told = subprocess.run(
+        [*program, "-o", "json"], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    found = {(each["name"], each["labels"].get("pool", "")): each["value"] for each in json.loads(told.stdout)}
+    with opened_host(fleet.lab.host(host).uri, Deadline(60)) as connection:
+        capacity = connection.storagePoolLookupByName("default").info()[1]
+        processors = connection.getInfo()[2]
+    assert found["virtfleet_host_up", ""] == 1
+    assert found["virtfleet_pool_capacity_bytes", "default"] == capacity
+    assert found["virtfleet_host_vcpus", ""] == processors
+    assert found["virtfleet_host_vcpus_allocated", ""] == vm["vcpus"]
+    assert f'virtfleet_pool_capacity_bytes{{host="{host}",pool="default"}}' in fleet.http.get("/metrics").text
 
 
 def test_a_replayed_job_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:

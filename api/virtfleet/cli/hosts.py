@@ -28,6 +28,13 @@ COLUMNS = [
     ("ERROR", field("error")),
 ]
 
+METRICS = [
+    ("METRIC", field("name")),
+    ("OF", lambda item: ", ".join(value for label, value in item["labels"].items() if label != "host")),
+    ("VALUE", lambda item: f"{item['value']:.15g}"),
+    *plain("unit", "meaning"),
+]
+
 
 @app.command("list")
 def list_hosts(output: Format = Output.table, zone: OnlyZone = None) -> None:
@@ -82,6 +89,18 @@ def discover(name: Name, wait: Wait = True) -> None:
     with reported():
         api = connect()
         finish(api, api.post(f"/hosts/{ref(name)}/discover"), wait=wait)
+
+
+@app.command("metrics")
+def list_metrics(
+    name: Name,
+    metric: Annotated[str | None, typer.Option(help="Only this one, such as virtfleet_pool_available_bytes.")] = None,
+    output: Format = Output.table,
+) -> None:
+    """List what is measured of a host and of the machines on it."""
+    with reported():
+        found = connect().items(f"/hosts/{ref(name)}/metrics")
+        show_list([each for each in found if metric in (None, each["name"])], METRICS, output, "metrics")
 
 
 @app.command()

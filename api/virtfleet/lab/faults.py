@@ -39,7 +39,7 @@ def _kill_libvirtd(host: HostLayout, _options: Mapping[str, Any]) -> Detail:
 def _restart_libvirtd(host: HostLayout, _detail: Detail, _kvm: bool) -> None:
     wanted = f"start libvirtd on {host.name}"
     holder = hosts.holder_of(host, wanted)
-    # A boot that still goes on, after a run that was killed, starts libvirtd by itself; two would be in each other's way.
+    # A boot that still goes on, after a run that was killed, starts libvirtd by itself; two cannot be.
     if hosts.has_booted(holder) and not hosts.libvirtd_of(holder):
         hosts.run_inside(host, ["libvirtd", "--listen", "-d"], wanted)
     hosts.wait_until_up(host)

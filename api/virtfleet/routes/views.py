@@ -8,9 +8,11 @@ from sqlalchemy.orm import Session
 from virtfleet.models import Host, Job, Project, User, Vm, Volume
 from virtfleet.schemas.hosts import HostOut
 from virtfleet.schemas.jobs import JobOut
+from virtfleet.schemas.metrics import MetricOut
 from virtfleet.schemas.vms import VmOut
 from virtfleet.schemas.volumes import VolumeOut
 from virtfleet.services import capacity, jobs
+from virtfleet.services.metrics import METRICS, Sample
 
 
 def job(session: Session, row: Job) -> JobOut:
@@ -61,6 +63,13 @@ def all_hosts(session: Session, rows: Sequence[Host]) -> list[HostOut]:
     """Return hosts."""
     known = {each["name"]: each for each in capacity.state(session)["hosts"]} if rows else {}
     return [host(row, known[row.name]) for row in rows]
+
+
+def metric(sample: Sample) -> MetricOut:
+    """Return one value of a metric."""
+    about = METRICS[sample.name]
+    labels = dict(zip(about.labels, sample.labels, strict=True))
+    return MetricOut(name=sample.name, labels=labels, value=sample.value, unit=about.unit, meaning=about.meaning)
 
 
 def accepted(session: Session, row: Job) -> dict[str, Any]:
