@@ -64,6 +64,12 @@ def test_the_whole_run_has_all_scenarios_and_the_short_one_has_one(tmp_path: Pat
     assert scenarios.scenarios_of(tmp_path, short=True) == ["short"]
 
 
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_whole_scenario_ends_with_the_removal(role: Path) -> None:
+    for name in scenarios.scenarios_of(role, short=False):
+        assert (role / "molecule" / name / "remove.yml").is_file(), name
+
+
 def test_a_role_that_does_not_exist_is_an_error() -> None:
     assert scenarios.main(["no_such_role"]) == 2
 
