@@ -31,7 +31,7 @@ LEAST_PAUSE, MOST_PAUSE = 0.5, 30.0
 STEADY_SECONDS = 20.0
 """A process that lived so long starts again at the least pause."""
 FALSE_STARTS = 3
-"""A process that ended so often within STEADY_SECONDS of the watcher's start will not come: whoever waits is told."""
+"""A process that ended so often, and never lived for STEADY_SECONDS, will not come: whoever waits is told."""
 LARGEST_LOG = 50 * 2**20
 """Bytes; a larger one is put aside when its process starts, in the place of the one before."""
 LAST_LINES, MOST_OF_A_LOG = 8, 2**16
@@ -261,7 +261,8 @@ class _Child:
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     pause: float = LEAST_PAUSE
-    ended: int = 0
+    false_starts: int = 0
+    steady: bool = False
     due: float = field(default_factory=time.monotonic)
 
 
@@ -270,7 +271,6 @@ class Watcher:
 
     def __init__(self) -> None:
         self._children = [_Child(name) for name in NAMES]
-        self._began = time.monotonic()
 
     def step(self) -> None:
         """Look after every process once. Raises ProcessError when one cannot start at all."""
@@ -281,6 +281,7 @@ class Watcher:
                     self._start(child)
             elif child.process.poll() is not None:
                 lived = now - child.started
+                child.steady = child.steady or lived > STEADY_SECONDS
                 child.pause = LEAST_PAUSE if lived > STEADY_SECONDS else min(MOST_PAUSE, child.pause * 2)
                 child.due = now + child.pause
                 code = child.process.returncode
@@ -288,9 +289,9 @@ class Watcher:
                     "%s ended with %s after %.0f s; it starts again in %.1f s", child.name, code, lived, child.pause
                 )
                 child.process = None
-                child.ended += 1
-                if child.ended >= FALSE_STARTS and now - self._began < STEADY_SECONDS:
-                    raise ProcessError(f"The process {child.name} does not start: it ended {child.ended} times.")
+                child.false_starts += 1
+                if child.false_starts >= FALSE_STARTS and not child.steady:
+                    raise ProcessError(f"The process {child.name} does not start: it ended {FALSE_STARTS} times.")
 
     def _start(self, child: _Child) -> None:
         path = _log(child.name)
