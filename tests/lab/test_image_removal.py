@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import pool as pools
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import volume as volumes
 from virtfleet.lab import Lab
 
 from tests.lab.fleet import Fleet, wait_until
@@ -128,3 +130,46 @@ def test_the_playbook_by_hand_removes_from_a_shared_pool_what_no_host_needs(lab:
     finally:
         for host in lab.hosts():
             remove_volumes(host.uri, "shared", "t-")
+
+
+def test_hosts_that_share_a_pool_may_remove_an_image_at_one_moment(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, shared = lab.host("host1").uri, lab.layout.shared
+    image = {"name": "t-base", "pool": "shared", "src": lab.status()["image"]}
+    refresh = pools.refresh
+    try:
+        for gone in (["t-base"], ["t-base", "t-base.ok"]):
+            assert call("image", host, **image).changed
+            others = iter([gone])
+
+            def refresh_and_let_another_host_remove_it(pool: Any, deadline: Any, others: Any = others) -> None:
+                refresh(pool, deadline)
+                for name in next(others, []):
+                    (shared / name).unlink()
+
+            with monkeypatch.context() as patched:
+                patched.setattr(pools, "refresh", refresh_and_let_another_host_remove_it)
+                assert call("image", host, name="t-base", pool="shared", state="absent").values["image"] is None
+            assert not list(shared.glob("t-*"))
+    finally:
+        remove_volumes(host, "shared", "t-")
+
+
+def test_a_removal_killed_between_two_files_is_finished_by_the_next(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, shared = lab.host("host1").uri, lab.layout.shared
+    image = {"name": "t-base", "pool": "shared", "src": lab.status()["image"]}
+    delete = volumes.delete
+
+    def delete_one(pool: Any, name: str) -> bool:
+        delete(pool, name)
+        raise KeyboardInterrupt
+
+    try:
+        call("image", host, **image)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(volumes, "delete", delete_one)
+            call("image", host, name="t-base", pool="shared", state="absent")
+        assert [path.name for path in shared.glob("t-*")] == ["t-base.ok"]
+        assert call("image", host, name="t-base", pool="shared", state="absent").changed
+        assert not list(shared.glob("t-*"))
+    finally:
+        remove_volumes(host, "shared", "t-")

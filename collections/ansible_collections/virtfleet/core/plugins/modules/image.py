@@ -162,16 +162,12 @@ def execute(params: dict[str, Any], check: bool, diff: bool) -> Result:
             return Result(changed=False, values={"image": None})
         pool = pools.active_pool(connection, pool_name, wanted)
         images.check_pool(pool, wanted)
-        # Another host may have laid overlays over it, in a directory that both share.
-        found = images.look_again(pool, name, whole) if present else images.look_afresh(pool, name, whole)
-        before = images.describe(found)
         if present:
+            found = images.look_again(pool, name, whole)
+            before = images.describe(found)
             after = _present(connection, pool, found, params, check=check, deadline=whole)
         else:
-            images.check_unused(connection, pool, found)
-            after = None
-            if before is not None and not check:
-                images.remove(pool, name)
+            before, after = images.take_away(connection, pool, name, whole, check=check), None
     return Result(plan.compare(before, after).changed, {"image": after}, before, after)
 
 

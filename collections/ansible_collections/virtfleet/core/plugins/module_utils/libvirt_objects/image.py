@@ -94,8 +94,39 @@ def look_again(pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> F
 
 def look_afresh(pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> Found:
     """Have libvirt read the pool's directory anew, then return what it holds under the name of an image."""
-    pools.refresh(pool, deadline)
-    return look(pool, name)
+    while True:
+        pools.refresh(pool, deadline)
+        try:
+            return look(pool, name)
+        except VirtfleetError as error:
+            if not _vanished(error, deadline):
+                raise
+
+
+def take_away(
+    connection: libvirt.virConnect, pool: libvirt.virStoragePool, name: str, deadline: Deadline, *, check: bool
+) -> dict[str, Any] | None:
+    """Delete an image unless it is used, and return what was there; with `check` only look.
+
+    Hosts that share the pool's directory may do so at the same time.
+    """
+    while True:
+        found = look_afresh(pool, name, deadline)
+        try:
+            before = describe(found)
+            _check_unused(connection, pool, found)
+        except VirtfleetError as error:
+            if _vanished(error, deadline):
+                continue
+            raise
+        if before is not None and not check:
+            _remove(pool, name)
+        return before
+
+
+def _vanished(error: VirtfleetError, deadline: Deadline) -> bool:
+    """Whether to look once more: another host has just removed a file that libvirt still lists."""
+    return error.code == "not_found" and not deadline.passed
 
 
 def require(pool: libvirt.virStoragePool, name: str, wanted: str) -> libvirt.virStorageVol:
@@ -187,7 +218,7 @@ def import_file(
         volumes.write_text(pool, name + MARKER, json.dumps(marker, sort_keys=True))
     except BaseException:
         with contextlib.suppress(VirtfleetError):  # what stopped the upload may stop this too; the claim then stays
-            remove(pool, name)
+            _remove(pool, name)
         raise
     volumes.delete(pool, name + BEGUN)
     pools.refresh(pool, deadline)  # libvirt reads the format of what was uploaded
@@ -197,7 +228,7 @@ def import_file(
     return made
 
 
-def check_unused(connection: libvirt.virConnect, pool: libvirt.virStoragePool, found: Found) -> None:
+def _check_unused(connection: libvirt.virConnect, pool: libvirt.virStoragePool, found: Found) -> None:
     """Refuse to remove an image that overlays or machines use, or a volume that no import has made."""
     if found.state == "foreign":
         text, hint = "no import has made that volume", "Delete it with module volume, if that is what is meant."
@@ -242,7 +273,7 @@ def _wait_for_other(
             if found.volume is not None:
                 volume_users.check_removal(connection, pool, found.volume)
             if _progress(pool, found) == seen:  # nobody else has begun again meanwhile
-                remove(pool, name)
+                _remove(pool, name)
             return Found(name, pool.name(), "absent")
         if deadline.passed:
             hint = "Try again when that one has ended, or allow more time with the option timeout."
@@ -262,12 +293,12 @@ def _progress(pool: libvirt.virStoragePool, found: Found) -> tuple[str | None, A
     return claim, allocation, physical
 
 
-def remove(pool: libvirt.virStoragePool, name: str) -> None:
-    """Delete all that belongs to an image (ask `check_unused` first).
+def _remove(pool: libvirt.virStoragePool, name: str) -> None:
+    """Delete all that belongs to an image (ask `_check_unused` first).
 
-    The claim goes last, so that what a crash leaves always shows as partial.
+    The volume goes first, the claim last: what a crash leaves, or another host sees meanwhile, is always partial.
     """
-    for volume_name in (name + MARKER, name, name + BEGUN):
+    for volume_name in (name, name + MARKER, name + BEGUN):
         volumes.delete(pool, volume_name)
 
 
