@@ -48,12 +48,17 @@ class Found:
 
 
 def check_image_name(name: str) -> str:
-    """Return `name` if an image can have it. Raises VirtfleetError `invalid`."""
+    """Return `name` if an image that is imported can have it. Raises VirtfleetError `invalid`."""
+    check_name(_check_base_name(name) + BEGUN, "image")
+    return name
+
+
+def _check_base_name(name: str) -> str:
+    """Return `name` if it can be that of a base volume, whoever made that. Raises VirtfleetError `invalid`."""
     check_name(name, "image")
     if name.endswith((MARKER, BEGUN)):
         text = f"names that end in {MARKER} or {BEGUN} belong to imports"
         raise VirtfleetError(f"use {name} as the name of an image", text, "Choose another name.", "invalid")
-    check_name(name + BEGUN, "image")
     return name
 
 
@@ -134,7 +139,7 @@ def require(pool: libvirt.virStoragePool, name: str, wanted: str) -> libvirt.vir
 
     A volume that somebody put there without module image is taken too; only a begun import is not.
     """
-    found = look(pool, check_image_name(name))
+    found = look(pool, _check_base_name(name))
     if found.volume is None or found.state == "partial":
         text = "was not wholly imported" if found.state == "partial" else "is not there"
         hint = "Import it with playbooks/image/import.yml or module image."
