@@ -61,7 +61,7 @@ def host(row: Host, state: dict[str, Any]) -> HostOut:
 
 def all_hosts(session: Session, rows: Sequence[Host]) -> list[HostOut]:
     """Return hosts."""
-    known = {each["name"]: each for each in capacity.state(session)["hosts"]} if rows else {}
+    known = capacity.of_hosts(session, rows)
     return [host(row, known[row.name]) for row in rows]
 
 

@@ -26,17 +26,22 @@ def state(session: Session, zone: Zone | None = None, policy: str = "") -> dict[
     Every row of a machine counts, whatever its state: it is the promise. What is not ours counts as last observed.
     """
     hosts = hosts_of(session, zone)
-    taken, shared = _taken(session, hosts)
     answer: dict[str, Any] = {
         "schema_version": placement.SCHEMA_VERSION,
         "generation": session.scalar(select(func.max(Change.seq))) or 0,
-        "hosts": [_host(host, taken[host.id], shared) for host in hosts],
+        "hosts": list(of_hosts(session, hosts).values()),
     }
     if zone is not None and policy:
         row = session.get(Cursor, (zone.id, policy))
         if row is not None and any(host.name == row.value["host"] for host in hosts):
             answer["cursor"] = row.value["host"]
     return answer
+
+
+def of_hosts(session: Session, hosts: Sequence[Host]) -> dict[str, dict[str, Any]]:
+    """Return these hosts as the placement state has them, by name, in their order."""
+    taken, shared = _taken(session, hosts)
+    return {host.name: _host(host, taken[host.id], shared) for host in hosts}
 
 
 def remember_cursor(session: Session, zone: Zone, policy: str, host: str | None) -> None:
@@ -143,8 +148,7 @@ def _used_by_others(pool: dict[str, Any], foreign: dict[str, Any]) -> int:
 
 def of_host(session: Session, host: Host) -> dict[str, Any]:
     """Return what one host has, has promised, keeps back and has left."""
-    taken, shared = _taken(session, [host])
-    return figures(_host(host, taken[host.id], shared))
+    return figures(of_hosts(session, [host])[host.name])
 
 
 def figures(host: dict[str, Any]) -> dict[str, Any]:

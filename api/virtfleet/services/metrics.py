@@ -69,7 +69,7 @@ def of_fleet(session: Session, who: Principal) -> list[Sample]:
 
 def of_hosts(session: Session, who: Principal, hosts: Sequence[Host]) -> list[Sample]:
     """Return what is measured of these hosts and of the machines on them that the caller may see."""
-    promised = {each["name"]: each for each in capacity.state(session)["hosts"]} if hosts else {}
+    promised = capacity.of_hosts(session, hosts)
     found: list[Sample] = []
     for host in hosts:
         for name, value in _of_host(host, promised[host.name]):
@@ -118,15 +118,13 @@ class _Given(Collector):
         self.samples = samples
 
     def collect(self) -> Iterable[Metric]:
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
         for name, about in METRICS.items():
-            family: GaugeMetricFamily | CounterMetricFamily
             kind = CounterMetricFamily if about.counter else GaugeMetricFamily
-            family = kind(name, about.meaning, labels=about.labels)
-            for sample in self.samples:
-                if sample.name == name:
-                    family.add_metric(sample.labels, sample.value)
-            if family.samples:
-                yield family
+            families[name] = kind(name, about.meaning, labels=about.labels)
+        for sample in self.samples:
+            families[sample.name].add_metric(sample.labels, sample.value)
+        return [family for family in families.values() if family.samples]
 
 
 def exposition(samples: Sequence[Sample], accepted: str) -> tuple[bytes, str]:
