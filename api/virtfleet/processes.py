@@ -281,8 +281,9 @@ class Watcher:
                     self._start(child)
             elif child.process.poll() is not None:
                 lived = now - child.started
-                child.steady = child.steady or lived > STEADY_SECONDS
-                child.pause = LEAST_PAUSE if lived > STEADY_SECONDS else min(MOST_PAUSE, child.pause * 2)
+                steady = lived > STEADY_SECONDS
+                child.steady = child.steady or steady
+                child.pause = LEAST_PAUSE if steady else min(MOST_PAUSE, child.pause * 2)
                 child.due = now + child.pause
                 code = child.process.returncode
                 log.error(
