@@ -14,8 +14,9 @@ import contextlib
 import json
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.image_source import Source
@@ -29,6 +30,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadl
 if TYPE_CHECKING:
     import libvirt
 
+T = TypeVar("T")
 MARKER = ".ok"
 BEGUN = ".part"
 MARKER_BYTES = 65536
@@ -99,13 +101,7 @@ def look_again(pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> F
 
 def look_afresh(pool: libvirt.virStoragePool, name: str, deadline: Deadline) -> Found:
     """Have libvirt read the pool's directory anew, then return what it holds under the name of an image."""
-    while True:
-        pools.refresh(pool, deadline)
-        try:
-            return look(pool, name)
-        except VirtfleetError as error:
-            if not _vanished(error, deadline):
-                raise
+    return _afresh(pool, deadline, lambda: look(pool, name))
 
 
 def take_away(
@@ -113,25 +109,34 @@ def take_away(
 ) -> dict[str, Any] | None:
     """Delete an image unless it is used, and return what was there; with `check` only look.
 
-    Hosts that share the pool's directory may do so at the same time.
+    Another host may have laid overlays over it, or delete it at the same time, in a directory that both share.
     """
-    while True:
-        found = look_afresh(pool, name, deadline)
-        try:
-            before = describe(found)
-            _check_unused(connection, pool, found)
-        except VirtfleetError as error:
-            if _vanished(error, deadline):
-                continue
-            raise
-        if before is not None and not check:
-            _remove(pool, name)
+
+    def unused() -> dict[str, Any] | None:
+        found = look(pool, name)
+        before = describe(found)
+        _check_unused(connection, pool, found)
         return before
 
+    before = _afresh(pool, deadline, unused)
+    if before is not None and not check:
+        _remove(pool, name)
+    return before
 
-def _vanished(error: VirtfleetError, deadline: Deadline) -> bool:
-    """Whether to look once more: another host has just removed a file that libvirt still lists."""
-    return error.code == "not_found" and not deadline.passed
+
+def _afresh(pool: libvirt.virStoragePool, deadline: Deadline, look_at: Callable[[], T]) -> T:
+    """Return what is seen once libvirt has read the pool's directory anew.
+
+    Again when a file that libvirt lists is not there: another host that shares the directory has just removed it.
+    """
+    while True:
+        pools.refresh(pool, deadline)
+        try:
+            return look_at()
+        except VirtfleetError as error:
+            if error.code != "not_found" or deadline.passed:
+                raise
+        time.sleep(min(_LOOK_SECONDS, deadline.left()))
 
 
 def require(pool: libvirt.virStoragePool, name: str, wanted: str) -> libvirt.virStorageVol:
