@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -96,6 +98,14 @@ class Fleet:
                     names |= {f"volume {pool.name()}/{name}" for name in own}
                 found[host.name] = names
         return found
+
+    def cli(self, *words: str) -> str:
+        """Run the command against this fleet, as its administrator; it must succeed. Return what it prints."""
+        own = {"VIRTFLEET_URL": self.url, "VIRTFLEET_TOKEN": (self.home / "admin.token").read_text().strip()}
+        program = [sys.executable, "-c", "from virtfleet.cli.main import main; main()", *words]
+        done = subprocess.run(program, env={**os.environ, **own}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def domains(self, host: str) -> dict[str, tuple[str, int]]:
         """Return name → (UUID, state) of a host's machines, as libvirt says."""

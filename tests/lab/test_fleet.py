@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -79,12 +78,8 @@ def test_several_machines_are_one_job_on_several_hosts(fleet: Fleet) -> None:
 def test_what_is_measured_of_a_host_is_what_its_libvirt_says(fleet: Fleet) -> None:
     vm = fleet.idle("web1")
     host = vm["host"]
-    environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
-    program = [sys.executable, "-c", "from virtfleet.cli.main import main; main()", "host", "metrics", host]
-    told = subprocess.run(
-        [*program, "-o", "json"], env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    )
-    found = {(each["name"], each["labels"].get("pool", "")): each["value"] for each in json.loads(told.stdout)}
+    told = fleet.cli("host", "metrics", host, "-o", "json")
+    found = {(each["name"], each["labels"].get("pool", "")): each["value"] for each in json.loads(told)}
     with opened_host(fleet.lab.host(host).uri, Deadline(60)) as connection:
         capacity = connection.storagePoolLookupByName("default").info()[1]
         processors = connection.getInfo()[2]
@@ -97,15 +92,7 @@ def test_what_is_measured_of_a_host_is_what_its_libvirt_says(fleet: Fleet) -> No
 
 def test_a_replayed_job_changes_nothing(fleet: Fleet, tmp_path: Path) -> None:
     vm = fleet.idle("web1", user_data="#cloud-config\n{}\n")
-    environment = {"VIRTFLEET_URL": fleet.url, "VIRTFLEET_TOKEN": (fleet.home / "admin.token").read_text().strip()}
-    program = [sys.executable, "-c", "from virtfleet.cli.main import main; main()", "job", "replay", vm["job"]]
-    shown = subprocess.run(
-        [*program, "--dir", str(tmp_path / "replay")],
-        env={**os.environ, **environment},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
+    shown = fleet.cli("job", "replay", vm["job"], "--dir", str(tmp_path / "replay"))
     ran = subprocess.run(shlex.split(shown), check=False, capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert f"{vm['host']}" in ran.stdout
