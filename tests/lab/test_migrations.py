@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import libvirt
 import pytest
 from ansible_collections.virtfleet.core.plugins.module_utils.connection import opened_host
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.jobs import survivors
 
+from tests.lab.crossing import CRAWL, hurry, is_on_its_way
 from tests.lab.fleet import Fleet, wait_until
 from tests.lab.test_live_migration import ask
 from tests.lab.test_vm_module import answered
@@ -25,8 +25,6 @@ from tests.lab.test_vm_module import answered
 pytestmark = pytest.mark.lab
 
 RUNNING = 1
-SLOW = "8MiB"
-"""A second: 128 MiB of memory take long enough to break something meanwhile."""
 EVERY_SECONDS = 0.1
 BARE = "<os><type arch='x86_64'>hvm</type></os>"
 
@@ -68,19 +66,11 @@ def copies(fleet: Fleet, name: str) -> dict[str, int]:
     return found
 
 
-def is_on_its_way(fleet: Fleet, name: str, target: str) -> bool:
-    with (
-        opened_host(fleet.lab.host(target).uri, Deadline(60)) as connection,
-        suppress(libvirt.libvirtError),
-    ):
-        return bool(connection.lookupByName(name).isActive())
-    return False
-
-
 def begun(fleet: Fleet, vm: dict[str, Any], **more: Any) -> tuple[dict[str, Any], str]:
-    """Begin a slow migration and wait until it is under way; return its job and target."""
-    answer = fleet.post(f"/vms/{vm['id']}/migrate", {"bandwidth": SLOW, **more})
-    wait_until(lambda: is_on_its_way(fleet, vm["name"], answer["host"]), 120, "the migration to begin")
+    """Begin a migration that crawls and wait until it is under way; return its job and target."""
+    answer = fleet.post(f"/vms/{vm['id']}/migrate", {"bandwidth": CRAWL, **more})
+    uri = fleet.lab.host(answer["host"]).uri
+    wait_until(lambda: is_on_its_way(uri, vm["name"]), 120, "the migration to begin")
     time.sleep(1)
     return answer["job"], answer["host"]
 
@@ -165,12 +155,13 @@ def test_an_evacuation_names_what_must_stay(fleet: Fleet) -> None:
 
 
 def test_room_on_the_target_is_kept_while_a_machine_is_on_its_way(fleet: Fleet) -> None:
-    vm = fleet.create("web1", host="host1", wait_for="none")
+    vm = fleet.create("web1", host="host1", wait_for="agent")
     before = fleet.get("/hosts/host2")["memory"]["allocated_bytes"]
     job, _target = begun(fleet, vm, host="host2")
     assert fleet.get("/hosts/host2")["memory"]["allocated_bytes"] == before + vm["memory_bytes"]
     again = fleet.http.post("/vms/web1/migrate", json={})
     assert (again.status_code, again.json()["code"]) == (409, "not_ready")
+    hurry(fleet.lab.host("host1").uri, "web1")
     assert fleet.ended(job, 300)["state"] == "succeeded"
     wait_until(
         lambda: fleet.get("/hosts/host2")["memory"]["allocated_bytes"] == before + vm["memory_bytes"], 60, "one share"
@@ -180,7 +171,7 @@ def test_room_on_the_target_is_kept_while_a_machine_is_on_its_way(fleet: Fleet) 
 
 def test_one_that_takes_too_long_stays_where_it_is(fleet: Fleet) -> None:
     vm = fleet.create("web1", wait_for="agent")
-    answer = fleet.post("/vms/web1/migrate", {"bandwidth": "1MiB", "timeout": 8})
+    answer = fleet.post("/vms/web1/migrate", {"bandwidth": CRAWL, "timeout": 8})
     job = fleet.ended(answer["job"], 120)
     assert (job["state"], job["error"]["code"]) == ("failed", "timeout")
     assert "stays on the source" in job["error"]["hint"]
@@ -237,7 +228,7 @@ def test_a_cancelled_migration_is_ended_and_cleared_away_also_when_its_run_was_k
     told = fleet.http.post(f"/jobs/{job['id']}/cancel")
     assert told.is_success or told.json()["detail"] == "The job has ended already: failed.", told.text
     assert fleet.ended(job)["state"] in ("cancelled", "failed")
-    assert is_on_its_way(fleet, "web1", target), "libvirt goes on with it"
+    assert is_on_its_way(fleet.lab.host(target).uri, "web1"), "libvirt goes on with it"
     refused = fleet.http.post("/vms/web1/migrate", json={})
     assert (refused.status_code, refused.json()["code"]) == (409, "not_ready")
     there = mended(fleet, job)
@@ -271,6 +262,7 @@ def test_a_migration_whose_worker_was_killed_is_taken_up(fleet: Fleet) -> None:
     vm = fleet.create("web1", wait_for="agent")
     job, target = begun(fleet, vm)
     os.kill(fleet.pid_of("worker"), signal.SIGKILL)
+    hurry(fleet.lab.host(vm["host"]).uri, "web1")
     ended = fleet.ended(job, 240)
     assert (ended["state"], ended["attempt"] > 1) == ("succeeded", True), ended
     assert copies(fleet, "web1") == {target: RUNNING}
@@ -298,9 +290,10 @@ def test_a_target_that_turns_out_to_be_unfit_is_replaced_by_another_host(fleet: 
 
 
 def test_a_machine_deleted_while_it_moves_is_gone_from_both_hosts(fleet: Fleet) -> None:
-    vm = fleet.create("web1", wait_for="none")
+    vm = fleet.create("web1", wait_for="agent")
     job, _target = begun(fleet, vm)
     deletion = fleet.http.delete("/vms/web1").json()["job"]
+    hurry(fleet.lab.host(vm["host"]).uri, "web1")
     fleet.ended(job, 240)
     assert fleet.ended(deletion, 240)["state"] == "succeeded"
     assert copies(fleet, "web1") == {}

@@ -17,6 +17,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
 
+from tests.lab.crossing import CRAWL, hurry, is_on_its_way
 from tests.lab.fleet import wait_until
 from tests.lab.test_live_migration import Client, ask
 from tests.lab.test_storage_modules import ROOT, call, remove_volumes
@@ -29,8 +30,6 @@ UUID = "5c2b3d0e-9f5c-4a1e-8f58-0c0f6a5f7c55"
 MAC = "52:54:00:aa:cc:01"
 BASE = "mover-base"
 ROOT_VOLUME, SEED_VOLUME = f"{NAME}-{UUID[:8]}-root", f"{NAME}-{UUID[:8]}-seed.iso"
-SLOW = "8MiB"
-"""A second: 128 MiB of memory take long enough to break something meanwhile."""
 
 
 class Hosts:
@@ -133,10 +132,14 @@ def started(hosts: Hosts, **options: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def is_on_its_way(hosts: Hosts) -> bool:
-    with opened_host(hosts.uri["host2"], Deadline(60)) as connection, suppress(libvirt.libvirtError):
-        return bool(connection.lookupByName(NAME).isActive())
-    return False
+def begun(hosts: Hosts) -> "subprocess.Popen[str]":
+    """Make the machine, and return the process that moves it to host2, once the move is under way."""
+    hosts.make()
+    hosts.answer()
+    run = started(hosts, bandwidth=CRAWL)
+    wait_until(lambda: is_on_its_way(hosts.uri["host2"], NAME), 180, "the migration to begin")
+    time.sleep(2)
+    return run
 
 
 def test_a_machine_with_its_own_disk_moves_while_it_answers_and_back(hosts: Hosts) -> None:
@@ -286,7 +289,7 @@ def test_one_that_takes_too_long_is_ended_and_the_machine_goes_on(hosts: Hosts) 
             hosts.uri["host1"],
             name=NAME,
             target_uri=hosts.uri["host2"],
-            bandwidth="1MiB",
+            bandwidth=CRAWL,
             timeout=6.0,
         )
     assert (late.value.code, late.value.values) == ("timeout", {"on": "source", "cleaned": True})
@@ -297,10 +300,7 @@ def test_one_that_takes_too_long_is_ended_and_the_machine_goes_on(hosts: Hosts) 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_is_ended_leaves_one_running_copy_and_the_next_one_mends(hosts: Hosts, number: int) -> None:
-    hosts.make()
-    run = started(hosts, bandwidth=SLOW)
-    wait_until(lambda: is_on_its_way(hosts), 180, "the migration to begin")
-    time.sleep(2)
+    run = begun(hosts)
     os.kill(run.pid, number)
     said = run.communicate(timeout=150)[0]
     states = hosts.states()
@@ -308,6 +308,8 @@ def test_a_run_that_is_ended_leaves_one_running_copy_and_the_next_one_mends(host
     if number == signal.SIGTERM:
         assert states == {"host1": "running"}, said
         assert hosts.volumes("host2") == set()
+    else:
+        hurry(hosts.uri["host1"], NAME)
     done = hosts.move()
     assert done.changed
     assert hosts.states() == {"host2": "running"}
@@ -318,15 +320,12 @@ def test_a_run_that_is_ended_leaves_one_running_copy_and_the_next_one_mends(host
 
 
 def test_a_migration_that_nobody_wants_any_more_is_ended_and_cleared_away(hosts: Hosts) -> None:
-    hosts.make()
-    run = started(hosts, bandwidth=SLOW)
-    wait_until(lambda: is_on_its_way(hosts), 60, "the migration to begin")
-    time.sleep(2)
+    run = begun(hosts)
     os.kill(run.pid, signal.SIGKILL)
     run.communicate(timeout=30)
     assert hosts.volumes("host2") == {ROOT_VOLUME, SEED_VOLUME}
     assert hosts.move(abort=True, check=True).changed
-    assert is_on_its_way(hosts)
+    assert is_on_its_way(hosts.uri["host2"], NAME)
     ended = hosts.move(abort=True)
     assert (ended.changed, ended.values["on"], ended.values["left"]) == (True, "source", [])
     assert "was ended" in ended.values["mended"][0]
@@ -343,11 +342,7 @@ def test_a_migration_that_nobody_wants_any_more_is_ended_and_cleared_away(hosts:
 
 
 def test_a_target_that_loses_power_in_mid_way_leaves_the_machine_where_it_was(hosts: Hosts) -> None:
-    hosts.make()
-    hosts.answer()
-    run = started(hosts, bandwidth=SLOW)
-    wait_until(lambda: is_on_its_way(hosts), 180, "the migration to begin")
-    time.sleep(1)
+    run = begun(hosts)
     hosts.lab.fault("power-off", "host2")
     said = run.communicate(timeout=150)[0]
     assert "stays on the source" in said, said
