@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.connection import o
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 from virtfleet.lab import Lab
+from virtfleet.lab.host import run_inside
 
 from tests.lab.crossing import CRAWL, hurry, is_on_its_way
 from tests.lab.fleet import wait_until
@@ -112,7 +114,7 @@ def hosts(lab: Lab, bases: None) -> Iterator[Hosts]:
                     with suppress(libvirt.libvirtError):
                         domain.destroy()
                     with suppress(libvirt.libvirtError):
-                        domain.undefine()
+                        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
     for uri in there.uri.values():
         for pool in ("default", "shared"):
             with opened_host(uri, Deadline(60)) as connection:
@@ -261,6 +263,46 @@ def test_a_stopped_machine_moves_with_its_disks_and_starts_there(hosts: Hosts) -
     assert not hosts.move().changed
     call("vm", hosts.uri["host2"], name=NAME, state="running")
     hosts.answer()
+
+
+EXTEND_PCR_16 = "80 02 00 00 00 41 00 00 01 82 00 00 00 10 00 00 00 09 40 00 00 09 00 00 00 00 00 00 00 00 01 00 0b"
+"""The command TPM2_PCR_Extend (TPM 2.0 library specification, part 3) up to the SHA-256 digest that ends it."""
+
+
+def test_a_tpm_goes_along_with_a_machine_that_runs_and_is_not_left_by_one_that_is_stopped(hosts: Hosts) -> None:
+    hosts.make(tpm=True)
+    hosts.answer()
+    there = {name: Guest(uri, NAME) for name, uri in hosts.uri.items()}
+    command = "".join(f"\\x{byte}" for byte in [*EXTEND_PCR_16.split(), *["5a"] * 32])
+    measured = "cat /sys/class/tpm/tpm0/pcr-sha256/16"
+    empty = there["host1"].run(measured)
+    kept = there["host1"].run(f"exec 3<>/dev/tpm0; printf '{command}' >&3; head -c 10 <&3 > /dev/null; {measured}")
+    assert len(kept.strip()) == 64 and kept != empty
+    for target in ("host2", "host1"):
+        assert hosts.move(target).changed
+        assert there[target].run(measured) == kept
+    swtpm = shutil.which("swtpm")
+    assert swtpm
+    host2 = hosts.lab.host("host2")
+    run_inside(host2, ["mount", "--bind", "/dev/null", swtpm], "hide swtpm")
+    try:
+        with pytest.raises(VirtfleetError) as missing:
+            hosts.move()
+    finally:
+        run_inside(host2, ["umount", swtpm], "show swtpm")
+    assert [reason["code"] for reason in missing.value.values["verdict"]["reasons"]] == ["tpm_missing"]
+    call("vm", hosts.uri["host1"], name=NAME, state="stopped", grace=60.0, force=True, timeout=120.0)
+    with pytest.raises(VirtfleetError) as stopped:
+        hosts.move()
+    assert [reason["code"] for reason in stopped.value.values["verdict"]["reasons"]] == ["tpm_state"]
+    assert hosts.states() == {"host1": "stopped"}
+
+
+def test_a_stopped_machine_with_uefi_moves_with_a_warning(hosts: Hosts) -> None:
+    hosts.make(firmware="uefi", state="present")
+    (warning,) = hosts.move().values["verdict"]["warnings"]
+    assert "UEFI variables" in warning
+    assert hosts.states() == {"host2": "stopped"}
 
 
 def test_a_disk_whose_base_the_target_lacks_is_copied_whole(hosts: Hosts) -> None:

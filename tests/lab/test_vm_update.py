@@ -50,6 +50,7 @@ CHANGES: list[dict[str, Any]] = [
     {"serial": "none"},
     {"rng": False},
     {"watchdog": "poweroff"},
+    {"tpm": True},
     {"autostart": True},
     {"io": {"bytes_per_second": "10MiB", "read_iops": 100, "write_iops": 50}},
     {"metadata": {"owner": "you", "tags": ["a", "</vm>"]}},
@@ -201,6 +202,7 @@ MACHINES = st.fixed_dictionaries(
         "serial": st.sampled_from(["none", "pty"]),
         "rng": st.booleans(),
         "watchdog": st.sampled_from(["none", "reset", "poweroff"]),
+        "tpm": st.booleans(),
         "hugepages": st.sampled_from(["off", "default", "2MiB"]),
         "autostart": st.booleans(),
         "io": LIMITS,
@@ -274,16 +276,17 @@ def test_a_run_killed_at_any_step_of_a_change_is_finished_by_the_next(
         call("volume", host, name="vm-test-new", pool="default", state="absent")
 
 
-def test_firmware_variables_and_saved_state_go_with_their_machine(lab: Lab, host: str, image: str) -> None:
-    call("vm", host, **machine(image, firmware="uefi"))
+def test_firmware_variables_a_tpm_and_saved_state_go_with_their_machine(lab: Lab, host: str, image: str) -> None:
+    call("vm", host, **machine(image, firmware="uefi", tpm=True))
     with opened_host(host, Deadline(60)) as connection:
         domain = connection.lookupByName("vm-test")
         variables = ET.fromstring(domain.XMLDesc(0)).findtext("os/nvram")
         folder = lab.host("host1").folder
         kept = [path for path in folder.rglob("*.fd") if variables and path.name == Path(variables).name]
-        assert kept
+        sealed = list(folder.rglob(f"{domain.UUIDString()}/tpm2/*"))
+        assert kept and sealed
         domain.managedSave(0)
         assert domain.hasManagedSaveImage()
     assert call("vm", host, name="vm-test", state="absent", delete_made_volumes=True).changed
-    assert not any(path.exists() for path in kept)
+    assert not any(path.exists() for path in [*kept, *sealed])
     assert state(host) is None

@@ -74,9 +74,9 @@ verdicts:
       C(warnings) are sentences about what may go wrong although nothing refuses it.
       C(disks) tells of each disk whether it is shared, mirrored (by QEMU, while the machine runs) or copied.
     - The codes of C(reasons) are same_host, host_unreachable, host_frozen, name_taken, architecture, virtualization,
-      machine_type, cpu, memory, network_missing, bridge_missing, host_device, saved_state, has_snapshots,
-      paused_since_migration, not_remote, name_unresolved, disk_unknown, disk_not_reachable, disk_exists,
-      copy_not_allowed, base_missing, pool_missing, pool_path_differs and pool_full.
+      machine_type, cpu, memory, network_missing, filter_missing, bridge_missing, host_device, saved_state,
+      has_snapshots, tpm_state, tpm_missing, paused_since_migration, not_remote, name_unresolved, disk_unknown,
+      disk_not_reachable, disk_exists, copy_not_allowed, base_missing, pool_missing, pool_path_differs and pool_full.
   returned: success
   type: list
   elements: dict

@@ -47,11 +47,17 @@ def machine_names(connection: libvirt.virConnect) -> dict[str, str]:
     return found
 
 
-def require_tpm(connection: libvirt.virConnect, name: str) -> None:
-    """Refuse a TPM where the host has no program that emulates one. Raises VirtfleetError `refused`."""
+def emulates_tpm(connection: libvirt.virConnect) -> bool:
+    """Tell whether the host has the program that emulates a TPM."""
     with contextlib.suppress(libvirtError):
         document = ET.fromstring(connection.getDomainCapabilities(None, None, None, None, 0))
-        if any(each.text == "emulator" for each in document.iterfind("devices/tpm/enum[@name='backendModel']/value")):
-            return
-    hint = "Install swtpm on the host, or leave tpm out."
-    raise VirtfleetError(f"give machine {name} a TPM", "the host cannot emulate one", hint, "refused")
+        kinds = document.iterfind("devices/tpm/enum[@name='backendModel']/value")
+        return any(kind.text == "emulator" for kind in kinds)
+    return False
+
+
+def require_tpm(connection: libvirt.virConnect, name: str) -> None:
+    """Refuse a TPM where the host cannot emulate one. Raises VirtfleetError `refused`."""
+    if not emulates_tpm(connection):
+        hint = "Install swtpm and swtpm-tools on the host, or leave tpm out."
+        raise VirtfleetError(f"give machine {name} a TPM", "the host cannot emulate one", hint, "refused")

@@ -21,6 +21,7 @@ from ansible_collections.virtfleet.core.plugins.module_utils.errors import Virtf
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_storage as storage
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import nwfilter
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.capabilities import emulates_tpm
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration_storage import Refusal
 from ansible_collections.virtfleet.core.plugins.module_utils.units import about
 
@@ -92,11 +93,10 @@ def judge(
         _note(verdict, "cpu", _cpu(source, target, root))
         _note(verdict, "memory", _memory(target, domain) if running else [])
         _note(verdict, "networks", _networks(target, root))
-        _note(verdict, "devices", _devices(domain, root, running=running))
+        _note(verdict, "devices", _devices(domain, root, running=running) + _tpm(target, root, running=running))
         _note(verdict, "state", _state(source, domain))
         _note(verdict, "names", _names(peer_uri, address))
-        if running and live:
-            verdict.warnings += _warnings(source, root)
+        verdict.warnings += _warnings(source, root, running=running, live=live)
         # The libvirt port was tried: we are connected. Where the data go is only known once they flow.
         verdict.checks["ports"] = "unknown"
         machine = vms.describe(domain)
@@ -233,6 +233,18 @@ def _devices(domain: libvirt.virDomain, root: ET.Element, *, running: bool) -> l
     return refusals
 
 
+def _tpm(target: libvirt.virConnect, root: ET.Element, *, running: bool) -> list[Refusal]:
+    """Refuse a machine whose TPM would begin anew: what its system has sealed in it could never be opened again."""
+    if root.find("devices/tpm/backend[@type='emulator']") is None:
+        return []
+    if not running:
+        text = "what its TPM holds lies on its host and goes along only while it runs: start it and move it live"
+        return [Refusal("tpm_state", text)]
+    if not emulates_tpm(target):
+        return [Refusal("tpm_missing", "it has a TPM, and the target cannot emulate one: install swtpm there")]
+    return []
+
+
 def _state(source: libvirt.virConnect, domain: libvirt.virDomain) -> list[Refusal]:
     """Refuse a machine that is paused and came here by a migration: it may not have run since."""
     if vms.state_of(domain) != "paused" or source.getVersion() >= PAUSED_MOVES_AGAIN:
@@ -249,9 +261,12 @@ def _state(source: libvirt.virConnect, domain: libvirt.virDomain) -> list[Refusa
     return [Refusal("paused_since_migration", text)]
 
 
-def _warnings(source: libvirt.virConnect, root: ET.Element) -> list[str]:
-    """Return what a live migration risks without being refused for it."""
-    if root.get("type") != "qemu" or source.getVersion() >= EMULATION_MOVES_WELL:
+def _warnings(source: libvirt.virConnect, root: ET.Element, *, running: bool, live: bool) -> list[str]:
+    """Return what a migration risks without being refused for it."""
+    if not running and (root.find("os[@firmware='efi']") is not None or root.find("os/nvram") is not None):
+        text = "its UEFI variables (boot entries, keys of Secure Boot) lie on its host and begin anew on the target"
+        return [f"{text}: if its system has changed them, start it and move it live"]
+    if not (running and live) or root.get("type") != "qemu" or source.getVersion() >= EMULATION_MOVES_WELL:
         return []
     text = "it is emulated, not run by KVM, and its QEMU may lose memory that it writes while it is moved live"
     return [f"{text}: if it is busy, move it with live: false, or when it is stopped"]
