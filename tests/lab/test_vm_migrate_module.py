@@ -298,11 +298,16 @@ def test_a_tpm_goes_along_with_a_machine_that_runs_and_is_not_left_by_one_that_i
     assert hosts.states() == {"host1": "stopped"}
 
 
-def test_a_stopped_machine_with_uefi_moves_with_a_warning(hosts: Hosts) -> None:
-    hosts.make(firmware="uefi", state="present")
+def test_a_stopped_machine_with_uefi_moves_with_a_warning_and_leaves_nothing_to_one_of_its_name(hosts: Hosts) -> None:
+    hosts.make(firmware="uefi", state="paused")
+    call("vm", hosts.uri["host1"], name=NAME, state="stopped", grace=0.0, force=True)
     (warning,) = hosts.move().values["verdict"]["warnings"]
     assert "UEFI variables" in warning
     assert hosts.states() == {"host2": "stopped"}
+    call("vm", hosts.uri["host2"], name=NAME, state="absent", delete_made_volumes=True)
+    (left,) = hosts.lab.host("host1").folder.rglob(f"{NAME}_VARS.fd")
+    hosts.make(uuid=UUID.replace("7c55", "7c66"), firmware="uefi", state="present")
+    assert not left.exists()
 
 
 def test_a_disk_whose_base_the_target_lacks_is_copied_whole(hosts: Hosts) -> None:

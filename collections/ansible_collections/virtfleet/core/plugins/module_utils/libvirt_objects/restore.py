@@ -111,7 +111,7 @@ def as_new(connection: libvirt.virConnect, origin: Origin, new: New, deadline: D
     try:
         paths = _copy(origin, copies, deadline, wanted)
         path = volumes.write_bytes(new.pool, seed_name, seed.image(files)).path() if files is not None else None
-        return connection.defineXML(_renewed(root, new, paths, kept, cards=cards, seed_path=path))
+        return vms.define_new(connection, _renewed(root, new, paths, kept, cards=cards, seed_path=path))
     except libvirtError as error:
         raise translate(error, wanted) from error
     finally:

@@ -269,6 +269,27 @@ def _obeys(
     return True
 
 
+def define_new(connection: libvirt.virConnect, document: str, *, validate: bool = False) -> libvirt.virDomain:
+    """Define a machine that was not there before. Raises libvirtError.
+
+    libvirt names the file of UEFI variables after the machine alone, and leaves it on a host that the machine was moved
+    away from. Those of an earlier machine of this name are not this one's, so they go.
+    """
+    flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
+
+    def define() -> libvirt.virDomain:
+        return connection.defineXMLFlags(document, flags) if flags else connection.defineXML(document)
+
+    domain = define()
+    system = ET.fromstring(document).find("os")
+    if system is None or system.findtext("nvram"):
+        return domain  # a file that was named is meant
+    if system.get("firmware") == "efi" or system.find("loader[@type='pflash']") is not None:
+        undefine(domain)
+        domain = define()
+    return domain
+
+
 def undefine(domain: libvirt.virDomain, *, keep_nvram: bool = False) -> None:
     """Forget a stopped machine with its saved state, NVRAM and what libvirt knows of snapshots; volumes stay.
 

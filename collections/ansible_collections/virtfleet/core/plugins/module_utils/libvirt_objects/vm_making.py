@@ -109,8 +109,7 @@ def define(
         raise VirtfleetError(f"make machine {name}", "another run has just made it", hint, "already_exists")
     undo.add(lambda: drop(connection, uuid))
     try:
-        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE if validate else 0
-        return connection.defineXMLFlags(document, flags) if flags else connection.defineXML(document)
+        return vms.define_new(connection, document, validate=validate)
     except libvirtError as error:
         raise translate(error, f"define machine {name}") from error
 
