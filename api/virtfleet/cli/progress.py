@@ -125,7 +125,8 @@ def finish(api: Api, answer: dict[str, Any], *, wait: bool) -> dict[str, Any] | 
     if ended["state"] != "succeeded":
         error = ended.get("error") or {}
         text = f"The job {ended['id']} {'was' if ended['state'] == 'cancelled' else 'has'} {ended['state']}"
-        reason = " ".join(word for word in (error.get("message"), error.get("hint")) if word)
+        reason, hint = error.get("message") or "", error.get("hint") or ""
+        reason = reason if hint in reason else f"{reason} {hint}".lstrip()  # a module's message ends with its hint
         raise CliError(f"{text}: {reason}" if reason else f"{text}.", FAILED)
     return ended
 
