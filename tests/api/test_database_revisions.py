@@ -29,11 +29,14 @@ def test_a_start_with_nothing_to_change_does_not_load_alembic(tmp_path: Path) ->
     assert said == ["True", "False"]
 
 
+def note_revision(revision: str) -> None:
+    with database.engine().begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
+
+
 def test_a_database_of_a_later_version_is_left_alone(fleet_home: Path) -> None:
-    for number in ("9999_later", migrations.revisions()[-1]):
-        with database.engine().begin() as connection:
-            connection.execute(sa.text("UPDATE alembic_version SET version_num = :it"), {"it": number})
-        if number == "9999_later":
-            with pytest.raises(migrations.NewerDatabaseError, match=r"9999_later, of a later .*Install that version"):
-                migrations.upgrade()
+    note_revision("9999_later")
+    with pytest.raises(migrations.NewerDatabaseError, match=r"9999_later, of a later .*Install that version"):
+        migrations.upgrade()
+    note_revision(migrations.revisions()[-1])
     migrations.upgrade()
