@@ -56,6 +56,13 @@ def size_of(element: ET.Element | None, number: str | None = None) -> int:
     return int(number or element.text or 0) * _UNITS.get(element.get("unit", "KiB"), 2**10)
 
 
+def is_uefi(root: ET.Element) -> bool:
+    """Tell whether a machine boots by UEFI: its host has chosen the firmware, or will at its start."""
+    system, loader = root.find("os"), root.find("os/loader")
+    chosen = loader is not None and loader.get("type") == "pflash"
+    return chosen or (system is not None and system.get("firmware") == "efi")
+
+
 def _disk(disk: ET.Element) -> dict[str, Any]:
     source, target, driver = disk.find("source"), disk.find("target"), disk.find("driver")
     return {

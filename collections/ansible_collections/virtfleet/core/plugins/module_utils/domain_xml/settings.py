@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml import metadata
-from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.read import size_of
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.read import is_uefi, size_of
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError
 from ansible_collections.virtfleet.core.plugins.module_utils.units import format_size, parse_size
 
@@ -59,7 +59,7 @@ def read(root: ET.Element) -> dict[str, Any]:
         "cpu_model": _cpu_model(root.find("cpu")),
         "topology": _topology(root.find("cpu/topology")),
         "hugepages": _hugepages(root.find("memoryBacking/hugepages")),
-        "firmware": "uefi" if _is_uefi(root) else "bios",
+        "firmware": "uefi" if is_uefi(root) else "bios",
         "boot": _boot(root),
         "video": _attribute(root, "devices/video/model", "type") or "none",
         "serial": _attribute(root, "devices/serial", "type") or "none",
@@ -146,10 +146,6 @@ def _hugepages(element: ET.Element | None) -> str:
     if page is None:
         return "default"
     return format_size(size_of(ET.Element("size", unit=page.get("unit", "KiB")), page.get("size")))
-
-
-def _is_uefi(root: ET.Element) -> bool:
-    return _attribute(root, "os", "firmware") == "efi" or _attribute(root, "os/loader", "type") == "pflash"
 
 
 def _boot(root: ET.Element) -> list[str]:

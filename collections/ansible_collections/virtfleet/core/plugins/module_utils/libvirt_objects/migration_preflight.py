@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from ansible_collections.virtfleet.core.plugins.module_utils.domain_xml.read import is_uefi
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import migration_storage as storage
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import nwfilter
@@ -96,7 +97,10 @@ def judge(
         _note(verdict, "devices", _devices(domain, root, running=running) + _tpm(target, root, running=running))
         _note(verdict, "state", _state(source, domain))
         _note(verdict, "names", _names(peer_uri, address))
-        verdict.warnings += _warnings(source, root, running=running, live=live)
+        if not running:
+            verdict.warnings += _firmware(root)
+        elif live:
+            verdict.warnings += _emulation(source, root)
         # The libvirt port was tried: we are connected. Where the data go is only known once they flow.
         verdict.checks["ports"] = "unknown"
         machine = vms.describe(domain)
@@ -261,12 +265,17 @@ def _state(source: libvirt.virConnect, domain: libvirt.virDomain) -> list[Refusa
     return [Refusal("paused_since_migration", text)]
 
 
-def _warnings(source: libvirt.virConnect, root: ET.Element, *, running: bool, live: bool) -> list[str]:
-    """Return what a migration risks without being refused for it."""
-    if not running and (root.find("os[@firmware='efi']") is not None or root.find("os/nvram") is not None):
-        text = "its UEFI variables (boot entries, keys of Secure Boot) lie on its host and begin anew on the target"
-        return [f"{text}: if its system has changed them, start it and move it live"]
-    if not (running and live) or root.get("type") != "qemu" or source.getVersion() >= EMULATION_MOVES_WELL:
+def _firmware(root: ET.Element) -> list[str]:
+    """Warn of what a stopped machine leaves behind without being refused for it."""
+    if not is_uefi(root):
+        return []
+    text = "its UEFI variables (boot entries, keys of Secure Boot) lie on its host and begin anew on the target"
+    return [f"{text}: if its system has changed them, start it and move it live"]
+
+
+def _emulation(source: libvirt.virConnect, root: ET.Element) -> list[str]:
+    """Warn of what a live migration risks without being refused for it."""
+    if root.get("type") != "qemu" or source.getVersion() >= EMULATION_MOVES_WELL:
         return []
     text = "it is emulated, not run by KVM, and its QEMU may lose memory that it writes while it is moved live"
     return [f"{text}: if it is busy, move it with live: false, or when it is stopped"]

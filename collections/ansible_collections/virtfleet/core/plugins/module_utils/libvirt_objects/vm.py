@@ -280,11 +280,8 @@ def define_new(connection: libvirt.virConnect, document: str, *, validate: bool 
     def define() -> libvirt.virDomain:
         return connection.defineXMLFlags(document, flags) if flags else connection.defineXML(document)
 
-    domain = define()
-    system = ET.fromstring(document).find("os")
-    if system is None or system.findtext("nvram"):
-        return domain  # a file that was named is meant
-    if system.get("firmware") == "efi" or system.find("loader[@type='pflash']") is not None:
+    domain, root = define(), ET.fromstring(document)
+    if read.is_uefi(root) and not root.findtext("os/nvram"):  # a file that was named is meant
         undefine(domain)
         domain = define()
     return domain
