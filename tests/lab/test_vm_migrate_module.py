@@ -6,9 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -296,6 +298,35 @@ def test_a_tpm_goes_along_with_a_machine_that_runs_and_is_not_left_by_one_that_i
         hosts.move()
     assert [reason["code"] for reason in stopped.value.values["verdict"]["reasons"]] == ["tpm_state"]
     assert hosts.states() == {"host1": "stopped"}
+
+
+LATE_SWTPM = """#!/bin/sh
+case "$*" in */run/libvirt/qemu/swtpm/*) mkdir {folder}/late-$(uname -n) 2>/dev/null && sleep 3 ;; esac
+exec {folder}/swtpm "$@"
+"""
+"""The first that libvirt starts on a host needs longer than libvirt waits for it."""
+
+
+def test_a_tpm_that_is_late_on_a_busy_host_is_waited_for(hosts: Hosts) -> None:
+    swtpm = shutil.which("swtpm")
+    assert swtpm
+    machines = [hosts.lab.host(name) for name in ("host1", "host2")]
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o777)  # swtpm is another user's process
+        shutil.copy(swtpm, folder / "swtpm")
+        (folder / "late").write_text(LATE_SWTPM.format(folder=folder))
+        (folder / "late").chmod(0o755)
+        for machine in machines:
+            run_inside(machine, ["mount", "--bind", str(folder / "late"), swtpm], "let swtpm be late")
+        try:
+            hosts.make(tpm=True)
+            assert hosts.move().changed
+        finally:
+            for machine in machines:
+                run_inside(machine, ["umount", swtpm], "let swtpm be in time")
+        assert len(list(folder.glob("late-*"))) == len(machines)
+    assert hosts.states() == {"host2": "running"}
 
 
 def test_a_stopped_machine_with_uefi_moves_with_a_warning_and_leaves_nothing_to_one_of_its_name(hosts: Hosts) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.virtfleet.core.plugins.module_utils.errors import VirtfleetError, code_of, translate
+from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects import vm as vms
 from ansible_collections.virtfleet.core.plugins.module_utils.libvirt_objects.migration_storage import StoragePlan
 from ansible_collections.virtfleet.core.plugins.module_utils.waiter import Deadline
 
@@ -201,15 +202,19 @@ class Crossing:
 
     def _start(self, planned: StoragePlan, parameters: dict[str, Any], flags: int) -> None:
         """Migrate. Raises libvirtError."""
+
+        def migrate(flags: int) -> None:
+            vms.patient_with_tpm(lambda: self.here.migrateToURI3(self.wish.peer_uri, parameters, flags))
+
         try:
-            self.here.migrateToURI3(self.wish.peer_uri, parameters, flags)
+            migrate(flags)
         except libvirtError as error:
             # Libvirt sees by itself that NFS and cluster file systems are shared. Of others a person has said so, and
             # it was proven a moment ago.
             if not planned.asserted_pools or error.get_error_code() != libvirt.VIR_ERR_MIGRATE_UNSAFE:
                 raise
             self.progress.unsafe = True
-            self.here.migrateToURI3(self.wish.peer_uri, parameters, flags | libvirt.VIR_MIGRATE_UNSAFE)
+            migrate(flags | libvirt.VIR_MIGRATE_UNSAFE)
 
     def _how(self, planned: StoragePlan, *, running: bool) -> tuple[int, dict[str, Any]]:
         """Return libvirt's flags and parameters."""

@@ -30,6 +30,8 @@ except ImportError:
 
 ASK_AGAIN_SECONDS = 5.0
 """A machine that is still booting hears no power button: it is pressed again."""
+TPM_TRIES = 5
+"""How often it is tried to run a machine whose TPM is late."""
 _OWN_VOLUME = re.compile(r"(root|disk[0-9]+)(\.part)?|seed\.iso|clone\.part")
 _STATES = {1: "running", 2: "running", 3: "paused", 4: "running", 5: "stopped", 6: "crashed", 7: "paused"}
 
@@ -134,10 +136,25 @@ def statistics(connection: libvirt.virConnect, kinds: int) -> list[tuple[libvirt
     return list(connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0))  # the test driver has no more
 
 
+def patient_with_tpm(begin: Callable[[], object]) -> None:
+    """Begin to run a machine, also when its TPM is late: libvirt gives swtpm one second, however busy the host is.
+
+    Raises libvirtError.
+    """
+    for _ in range(TPM_TRIES - 1):
+        try:
+            begin()
+            return
+        except libvirtError as error:
+            if code_of(error) != "timeout" or "swtpm" not in str(error):
+                raise
+    begin()
+
+
 def start(domain: libvirt.virDomain, *, paused: bool = False) -> None:
     """Start a machine that is stopped."""
     try:
-        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0)
+        patient_with_tpm(lambda: domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED if paused else 0))
     except libvirtError as error:
         raise translate(error, f"start machine {domain.name()}") from error
 
