@@ -141,14 +141,13 @@ def patient_with_tpm(begin: Callable[[], object]) -> None:
 
     Raises libvirtError.
     """
-    for _ in range(TPM_TRIES - 1):
+    for more in reversed(range(TPM_TRIES)):
         try:
             begin()
             return
         except libvirtError as error:
-            if code_of(error) != "timeout" or "swtpm" not in str(error):
+            if not more or code_of(error) != "timeout" or "swtpm" not in str(error):
                 raise
-    begin()
 
 
 def start(domain: libvirt.virDomain, *, paused: bool = False) -> None:
